@@ -43,6 +43,11 @@ impl Paths {
         }
     }
 
+    /// Adds those of `more`.
+    pub fn extend(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+
     /// Each program with its path.
     pub fn iter(&self) -> impl Iterator<Item = (Program, &Path)> {
         self.0.iter().map(|(program, path)| (*program, path.as_path()))

@@ -1,0 +1,273 @@
+//! A node: a machine with containerd and kubelet.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use programs::{Paths, Program};
+use serde_json::{Value, json};
+
+use crate::{
+    authority::{Authority, kubeconfig},
+    cgroup,
+    control::SERVICE_ADDRESS,
+    image::{BUSYBOX, Image, Layer},
+    machine::Machine,
+    network::Link,
+    process::{Launch, Process},
+    spec::{NodeSpec, Runtime},
+    wait::wait_for,
+};
+
+/// Where containerd listens, on every node.
+pub const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+/// The image of the containers that hold a pod's namespaces. It is on every node from the start.
+pub(crate) const PAUSE_IMAGE: &str = "registry.test/pause:1";
+/// What fills a node's disk up.
+const FILLER: &str = "/var/lib/containerd/filler";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running node. Paths on it are the usual ones: `/etc/containerd/certs.d`, `/run/containerd/containerd.sock`,
+/// `/var/lib/containerd`, `/var/lib/kubelet`.
+#[derive(Debug)]
+pub struct Node {
+    spec: NodeSpec,
+    cluster: String,
+    machine: Machine,
+    link: Link,
+    programs: Paths,
+}
+
+impl Node {
+    /// Starts containerd on it.
+    pub(crate) fn start(
+        spec: &NodeSpec,
+        cluster: &str,
+        machine: Machine,
+        link: Link,
+        control: &str,
+        programs: &Paths,
+        pause: &Path,
+    ) -> Result<Self> {
+        if let Some(rate) = spec.rate {
+            link.cap(rate)?;
+        }
+        machine.run(&["ip", "route", "add", &format!("{SERVICE_ADDRESS}/32"), "via", control])?;
+        cgroup::create(cluster, &spec.name)?;
+        let [daemon, _] = spec.runtime.programs();
+        machine.spawn("containerd", Launch::new(programs.get(daemon)))?;
+        let node = Self { spec: spec.clone(), cluster: cluster.to_owned(), machine, link, programs: programs.clone() };
+        node.await_containerd()?;
+        node.ctr(&["images", "import", &pause.display().to_string()])?;
+        Ok(node)
+    }
+
+    /// Starts kubelet, which registers the node.
+    pub(crate) fn start_kubelet(&self, server: &str, authority: &Authority) -> Result<()> {
+        let name = &self.spec.name;
+        let identity = authority.client(&format!("kubelet-{name}"), &format!("system:node:{name}"), "system:nodes")?;
+        kubeconfig(&self.machine.path("/etc/kubernetes/kubelet.conf"), server, authority, &identity)?;
+        self.machine.write("/etc/kubernetes/kubelet.json", &self.kubelet_config().to_string())?;
+        let zone = self.spec.zone.iter().map(|zone| format!("topology.kubernetes.io/zone={zone}"));
+        let labels = self.spec.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        self.machine.spawn(
+            "kubelet",
+            Launch::new(self.programs.get(Program::Kubelet))
+                .args(["--config=/etc/kubernetes/kubelet.json", "--kubeconfig=/etc/kubernetes/kubelet.conf"])
+                .args(["--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki"])
+                .args([format!("--hostname-override={name}"), format!("--node-ip={}", self.machine.address())])
+                .arg(format!("--node-labels={}", zone.chain(labels).collect::<Vec<_>>().join(","))),
+        )?;
+        Ok(())
+    }
+
+    /// Its name in Kubernetes.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Its namespaces, files and processes.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Its link to everything else.
+    #[must_use]
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Its containerd. Containers live on without it.
+    ///
+    /// # Errors
+    ///
+    /// Never on a node that has started.
+    pub fn containerd(&self) -> Result<Arc<Process>> {
+        self.machine.process("containerd")
+    }
+
+    /// Its kubelet.
+    ///
+    /// # Errors
+    ///
+    /// Never on a node that has started.
+    pub fn kubelet(&self) -> Result<Arc<Process>> {
+        self.machine.process("kubelet")
+    }
+
+    /// Waits until containerd answers, which it does not at once after a start.
+    ///
+    /// # Errors
+    ///
+    /// It has ended, or does not answer within a minute.
+    pub fn await_containerd(&self) -> Result<()> {
+        let containerd = self.containerd()?;
+        wait_for(&format!("containerd of {} answers", self.name()), PATIENCE, || {
+            containerd.require_running()?;
+            let there = self.machine.path(CONTAINERD_SOCKET).exists();
+            Ok(if there { self.ctr(&["plugins", "list", "--quiet"]).ok() } else { None })
+        })?;
+        Ok(())
+    }
+
+    /// Runs `ctr` in the namespace of Kubernetes and gives what it printed.
+    ///
+    /// # Errors
+    ///
+    /// It fails.
+    pub fn ctr(&self, arguments: &[&str]) -> Result<String> {
+        let program = self.programs.get(Program::Ctr).display().to_string();
+        self.machine.run(&[&[&program, "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io"], arguments].concat())
+    }
+
+    /// Runs `crictl` and gives what it printed.
+    ///
+    /// # Errors
+    ///
+    /// It fails.
+    pub fn crictl(&self, arguments: &[&str]) -> Result<String> {
+        let program = self.programs.get(Program::Crictl).display().to_string();
+        let endpoint = format!("unix://{CONTAINERD_SOCKET}");
+        self.machine
+            .run(&[&[&program, "--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint], arguments].concat())
+    }
+
+    /// Fills the disk of its containerd but for so many bytes. The node must have a [`NodeSpec::disk`].
+    ///
+    /// # Errors
+    ///
+    /// The node has no disk of its own, or less free than is to be left.
+    pub fn fill_disk(&self, leave: u64) -> Result<()> {
+        if self.spec.disk.is_none() {
+            bail!("{} has no disk of its own to fill", self.name());
+        }
+        self.free_disk()?;
+        let text = self.machine.run(&["df", "-B1", "--output=avail", "/var/lib/containerd"])?;
+        let free: u64 = text.split_whitespace().last().context("df printed nothing")?.parse()?;
+        let size = free.checked_sub(leave).with_context(|| format!("only {free} bytes are free"))?;
+        self.machine.run(&["fallocate", "--length", &size.to_string(), FILLER]).map(drop)
+    }
+
+    /// Takes away what [`Self::fill_disk`] has put there.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be removed.
+    pub fn free_disk(&self) -> Result<()> {
+        self.machine.run(&["rm", "-f", FILLER]).map(drop)
+    }
+
+    /// Ends every process on it and removes what they leave in the kernel.
+    pub(crate) fn end(&self) -> Result<()> {
+        self.machine.end();
+        cgroup::remove_node(&self.cluster, self.name())
+    }
+
+    fn kubelet_config(&self) -> Value {
+        let mut config = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "containerRuntimeEndpoint": format!("unix://{CONTAINERD_SOCKET}"),
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": cgroup::path(&self.cluster, self.name()),
+            "failCgroupV1": false,
+            "failSwapOn": false,
+            "enforceNodeAllocatable": [],
+            // The disk is the one of this machine, and it may well be nearly full.
+            "evictionHard": {},
+            "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
+            "authorization": {"mode": "AlwaysAllow"},
+            "readOnlyPort": 0,
+            "registerWithTaints": self.spec.taints,
+        });
+        for (field, value) in &self.spec.kubelet {
+            config[field] = value.clone();
+        }
+        config
+    }
+}
+
+/// The files of a node below `/etc` that are there before anything runs on it.
+pub(crate) fn etc_files(spec: &NodeSpec) -> Vec<(&str, String)> {
+    let mut files = vec![
+        ("containerd/config.toml", containerd_config(spec.runtime).to_owned()),
+        // A folder of mirrors with nothing in it.
+        ("containerd/certs.d/.keep", String::new()),
+        ("cni/net.d/10-loopback.conflist", LOOPBACK.to_owned()),
+    ];
+    files.extend(spec.files.iter().map(|(path, text)| (path.as_str(), text.clone())));
+    files
+}
+
+/// Enough for the node to be ready. Pods must use the network of the node.
+const LOOPBACK: &str = r#"{"cniVersion":"1.0.0","name":"lo","plugins":[{"type":"loopback"}]}"#;
+
+const fn containerd_config(runtime: Runtime) -> &'static str {
+    match runtime {
+        Runtime::Containerd24 => {
+            r#"version = 3
+imports = []
+disabled_plugins = ["io.containerd.nri.v1.nri"]
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "registry.test/pause:1"
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = "/etc/containerd/certs.d"
+[plugins."io.containerd.cri.v1.runtime"]
+  # Without CAP_SYS_RESOURCE runc fails otherwise.
+  restrict_oom_score_adj = true
+"#
+        }
+        Runtime::Containerd17 => {
+            r#"version = 2
+imports = []
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "registry.test/pause:1"
+  # Without CAP_SYS_RESOURCE runc fails otherwise.
+  restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = "/etc/containerd/certs.d"
+"#
+        }
+    }
+}
+
+/// It shares no layer with [`Image::new`], of which nodes shall have nothing until they pull it.
+fn pause_image() -> Result<Image> {
+    let program = fs::read(BUSYBOX).with_context(|| format!("cannot read {BUSYBOX}: install busybox-static"))?;
+    Ok(Image::empty().layer(Layer::file("busybox", 0o755, program)).command(["/busybox", "sleep", "2147483647"]))
+}
+
+/// Writes the archive from which every node takes the image [`PAUSE_IMAGE`].
+pub(crate) fn write_pause_archive(dir: &Path) -> Result<std::path::PathBuf> {
+    let layout = dir.join("layout");
+    pause_image()?.write(&layout)?;
+    let index = layout.join("index.json");
+    let mut named: Value = serde_json::from_str(&fs::read_to_string(&index)?)?;
+    named["manifests"][0]["annotations"] = json!({"io.containerd.image.name": PAUSE_IMAGE});
+    fs::write(&index, named.to_string())?;
+    let archive = dir.join("pause.tar");
+    let mut tar = std::process::Command::new("tar");
+    crate::machine::output_of(tar.arg("-C").arg(&layout).arg("-cf").arg(&archive).arg("."))?;
+    Ok(archive)
+}

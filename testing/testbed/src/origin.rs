@@ -1,0 +1,281 @@
+//! Origin registries under their real names, in a machine that plays the internet.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use programs::{Paths, Program};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    authority::{Authority, base64},
+    image::{Image, Written},
+    machine::{Machine, output_of, write},
+    network::origin_address,
+    process::{Launch, Process},
+    wait::wait_for,
+};
+
+/// The user that may pull from and push to private origins.
+pub const PRIVATE_USER: &str = "puller";
+/// The password of [`PRIVATE_USER`].
+pub const PRIVATE_PASSWORD: &str = "only-for-tests";
+/// The line of that user in the origin's password file, hashed with the fewest rounds that there are.
+const PRIVATE_LINE: &str = "puller:$2b$04$abcdefghijklmnopqrstuuSOASZ5gFdIXxQU/MI4albXfVKBHc6R2\n";
+
+/// A registry that the cluster shall find in its internet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginSpec {
+    pub(crate) host: String,
+    pub(crate) private: bool,
+}
+
+impl OriginSpec {
+    /// One that everybody may pull from and push to, such as `ghcr.io`.
+    #[must_use]
+    pub fn public(host: &str) -> Self {
+        Self { host: host.to_owned(), private: false }
+    }
+
+    /// One that asks for [`PRIVATE_USER`] and [`PRIVATE_PASSWORD`].
+    #[must_use]
+    pub fn private(host: &str) -> Self {
+        Self { host: host.to_owned(), private: true }
+    }
+
+    /// Every name under which clients look for it.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let more: &[&str] = if self.host == "docker.io" { &["registry-1.docker.io", "index.docker.io"] } else { &[] };
+        std::iter::once(self.host.as_str()).chain(more.iter().copied()).map(str::to_owned).collect()
+    }
+}
+
+/// What the machines of a cluster know of names: the lines of `/etc/hosts`.
+pub(crate) fn hosts(origins: &[OriginSpec]) -> Result<String> {
+    let mut text = "127.0.0.1 localhost\n".to_owned();
+    for (number, origin) in origins.iter().enumerate() {
+        text += &format!("{} {}\n", origin_address(number)?, origin.names().join(" "));
+    }
+    Ok(text)
+}
+
+/// A request that an origin has answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// `GET`, `HEAD` and so on.
+    pub method: String,
+    /// The path with its query.
+    pub path: String,
+    /// The status of the answer.
+    pub status: u16,
+    /// Bytes of the answer's body.
+    pub bytes: u64,
+    /// The `User-Agent` of the client.
+    pub agent: String,
+    /// The address of the client.
+    pub client: String,
+}
+
+impl Request {
+    /// Whether it took a blob, or a part of one.
+    #[must_use]
+    pub fn is_blob_get(&self) -> bool {
+        self.method == "GET" && self.path.contains("/blobs/")
+    }
+}
+
+/// A registry in the internet of a cluster.
+#[derive(Debug)]
+pub struct Origin {
+    spec: OriginSpec,
+    address: Ipv4Addr,
+    process: Arc<Process>,
+    machine: Arc<Machine>,
+    crane: PathBuf,
+    dir: PathBuf,
+    pushes: AtomicU32,
+}
+
+impl Origin {
+    /// Starts it in the machine that plays the internet.
+    pub(crate) fn start(
+        spec: &OriginSpec,
+        number: usize,
+        machine: &Arc<Machine>,
+        authority: &Authority,
+        programs: &Paths,
+        dir: &Path,
+    ) -> Result<Self> {
+        let address = origin_address(number)?;
+        let identity = authority.server(&format!("origin-{}", spec.host), &spec.names())?;
+        let dir = dir.join(&spec.host);
+        let mut config = json!({
+            "version": "0.1",
+            "log": {"level": "warn", "accesslog": {"disabled": false}},
+            "storage": {
+                "filesystem": {"rootdirectory": dir.join("storage")},
+                "delete": {"enabled": true},
+            },
+            "http": {
+                "addr": format!("{address}:443"),
+                "secret": "testbed",
+                "tls": {"certificate": identity.certificate, "key": identity.key},
+            },
+        });
+        if spec.private {
+            let passwords = dir.join("passwords");
+            write(&passwords, PRIVATE_LINE)?;
+            config["auth"] = json!({"htpasswd": {"realm": spec.host, "path": passwords}});
+        }
+        // YAML, of which JSON is a part.
+        let config_path = dir.join("config.yml");
+        write(&config_path, &config.to_string())?;
+        let launch = Launch::new(programs.get(Program::Registry))
+            .args(["serve".to_owned(), config_path.display().to_string()])
+            .env("OTEL_TRACES_EXPORTER", "none");
+        machine.run(&["ip", "address", "add", &format!("{address}/32"), "dev", "lo"])?;
+        let process = machine.spawn(&spec.host, launch)?;
+        let origin = Self {
+            spec: spec.clone(),
+            address,
+            process,
+            machine: Arc::clone(machine),
+            crane: programs.get(Program::Crane).to_owned(),
+            dir,
+            pushes: AtomicU32::new(0),
+        };
+        Ok(origin)
+    }
+
+    /// Waits until it answers.
+    pub(crate) fn await_ready(&self) -> Result<()> {
+        // In hex, as the kernel lists sockets: the address in the byte order of the machine, and the port.
+        let listening = format!("{:08X}:01BB", u32::from_ne_bytes(self.address.octets()));
+        let table = format!("/proc/{}/net/tcp", self.machine.init());
+        let table_v6 = format!("/proc/{}/net/tcp6", self.machine.init());
+        wait_for(&format!("{} listens", self.spec.host), Duration::from_secs(30), || {
+            self.process.require_running()?;
+            let text = fs::read_to_string(&table)? + &fs::read_to_string(&table_v6).unwrap_or_default();
+            Ok(text.lines().any(|line| line.contains(&listening)).then_some(()))
+        })
+    }
+
+    /// The registry host that references to its images begin with.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.spec.host
+    }
+
+    pub(crate) fn spec(&self) -> &OriginSpec {
+        &self.spec
+    }
+
+    /// Where it listens, at port 443.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// The program that serves it, to be killed, stopped and started again.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Makes an image and pushes it as `repository:tag`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made, or the origin refuses it.
+    pub fn push(&self, name: &str, image: &Image) -> Result<Written> {
+        let number = self.pushes.fetch_add(1, Ordering::Relaxed);
+        let layout = self.dir.join(format!("layout-{number}"));
+        push(self.machine.command(&self.crane), &layout, &self.spec, name, image)
+    }
+
+    /// The content of an image pull secret (`.dockerconfigjson`) that it accepts.
+    #[must_use]
+    pub fn docker_config(&self) -> String {
+        docker_config(&self.spec.host)
+    }
+
+    /// Every request that it has answered so far, pushes included, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// Its log cannot be read.
+    pub fn requests(&self) -> Result<Vec<Request>> {
+        let path = self.process.log();
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).lines().filter_map(parse_request).collect())
+    }
+}
+
+/// Makes an image in `layout` and pushes it with `crane`, which must run where the origin's names are known.
+pub(crate) fn push(
+    mut crane: Command,
+    layout: &Path,
+    origin: &OriginSpec,
+    name: &str,
+    image: &Image,
+) -> Result<Written> {
+    let written = image.write(layout).with_context(|| format!("cannot make {name}"))?;
+    let config = layout.join("docker");
+    write(
+        &config.join("config.json"),
+        if origin.private { docker_config(&origin.host) } else { "{}".to_owned() }.as_str(),
+    )?;
+    crane.arg("push").arg(layout).arg(format!("{}/{name}", origin.host)).env("DOCKER_CONFIG", &config);
+    output_of(&mut crane)?;
+    fs::remove_dir_all(layout)?;
+    Ok(written)
+}
+
+fn docker_config(host: &str) -> String {
+    let auth = base64(format!("{PRIVATE_USER}:{PRIVATE_PASSWORD}").as_bytes());
+    json!({"auths": {host: {"auth": auth}}}).to_string()
+}
+
+/// Reads a line of an access log in the "combined" form.
+fn parse_request(line: &str) -> Option<Request> {
+    let mut quoted = line.split('"');
+    let client = quoted.next()?.split(' ').next()?.to_owned();
+    let mut request = quoted.next()?.split(' ');
+    let mut answer = quoted.next()?.split_whitespace();
+    let _referrer = quoted.next()?;
+    let agent = quoted.nth(1)?.to_owned();
+    let request = Request {
+        method: request.next()?.to_owned(),
+        path: request.next()?.to_owned(),
+        status: answer.next()?.parse().ok()?,
+        bytes: answer.next()?.parse().ok()?,
+        agent,
+        client,
+    };
+    request.path.starts_with("/v2").then_some(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn access_log_lines_are_understood() {
+        let line = r#"10.213.1.11 - - [25/Nov/2026:03:59:01 +0000] "GET /v2/library/app/blobs/sha256:ab HTTP/1.1" 200 1234 "" "containerd/2.4.2""#;
+        let request = parse_request(line).unwrap();
+        assert_eq!((request.method.as_str(), request.status, request.bytes), ("GET", 200, 1234));
+        assert_eq!((request.client.as_str(), request.agent.as_str()), ("10.213.1.11", "containerd/2.4.2"));
+        assert!(request.is_blob_get());
+        assert_eq!(parse_request(r#"time="2026" level=warning msg="No HTTP secret""#), None);
+    }
+}
