@@ -64,7 +64,7 @@ impl Group {
                 "strace",
                 "faketime",
             ],
-            Self::Cluster => &["etcd-server", "runc", "iproute2", "busybox-static"],
+            Self::Cluster => &["etcd-server", "runc", "iproute2", "nftables", "busybox-static"],
         }
     }
 

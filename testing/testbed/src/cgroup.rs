@@ -4,7 +4,7 @@ use std::{fs, io, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-use crate::wait::wait_for;
+use crate::wait::wait_for_end;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// Before every name, so that what a killed run has left is known by it.
@@ -46,13 +46,15 @@ fn remove_all(prefix: &str) -> Result<()> {
         let groups = fs::read_dir(&hierarchy).into_iter().flatten().flatten();
         for group in groups.filter(|group| group.file_name().to_string_lossy().starts_with(prefix)) {
             // A group stays busy for a moment after its last process died.
-            wait_for(&format!("{} is empty", group.path().display()), Duration::from_secs(10), || {
-                match remove_tree(&group.path()) {
+            wait_for_end(
+                &format!("{} is empty", group.path().display()),
+                Duration::from_secs(10),
+                || match remove_tree(&group.path()) {
                     Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(None),
                     Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
                     _ => Ok(Some(())),
-                }
-            })?;
+                },
+            )?;
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::Path,
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -40,7 +41,7 @@ enum Content {
     Busybox,
     Random { size: u64 },
     Text { size: u64 },
-    File { path: String, mode: u32, content: Vec<u8> },
+    Files(Vec<(String, u32, Vec<u8>)>),
 }
 
 impl Layer {
@@ -59,7 +60,25 @@ impl Layer {
     /// One file with that content. Programs need the mode 0o755.
     #[must_use]
     pub fn file(path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Self {
-        Self(Content::File { path: path.trim_start_matches('/').to_owned(), mode, content: content.into() })
+        Self(Content::Files(vec![(path.trim_start_matches('/').to_owned(), mode, content.into())]))
+    }
+
+    /// A program of this machine, at `path`, with the libraries that it is linked with.
+    ///
+    /// # Errors
+    ///
+    /// It or one of its libraries cannot be read.
+    pub fn program(source: &Path, path: &str) -> Result<Self> {
+        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let mut files = vec![(path.trim_start_matches('/').to_owned(), 0o755, read(source)?)];
+        // It fails for programs that are linked with nothing.
+        let listed = Command::new("ldd").arg(source).output().context("cannot run ldd")?;
+        for line in String::from_utf8_lossy(&listed.stdout).lines() {
+            if let Some(library) = line.split_whitespace().find(|word| word.starts_with('/')) {
+                files.push((library.trim_start_matches('/').to_owned(), 0o755, read(Path::new(library))?));
+            }
+        }
+        Ok(Self(Content::Files(files)))
     }
 }
 
@@ -229,10 +248,12 @@ fn write_tar(out: &mut impl Write, content: &Content, seed: u64) -> Result<()> {
                 tar::header(out, &format!("bin/{name}"), 0o777, &Kind::Symlink { target: "busybox" })?;
             }
         }
-        Content::File { path, mode, content } => {
-            tar::header(out, path, *mode, &Kind::File { size: content.len() as u64 })?;
-            out.write_all(content)?;
-            tar::pad(out, content.len() as u64)?;
+        Content::Files(files) => {
+            for (path, mode, content) in files {
+                tar::header(out, path, *mode, &Kind::File { size: content.len() as u64 })?;
+                out.write_all(content)?;
+                tar::pad(out, content.len() as u64)?;
+            }
         }
         Content::Random { size } => {
             write_made(out, seed, *size, |state, chunk| {

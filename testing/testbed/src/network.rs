@@ -58,8 +58,8 @@ impl Subnet {
 
 /// The address of the origin with that number, counted from 0.
 pub(crate) fn origin_address(number: usize) -> Result<Ipv4Addr> {
-    let number = u8::try_from(number).context("too many origins")?;
-    Ok(Ipv4Addr::new(11, 20, 0, number))
+    let number = u8::try_from(number).ok().filter(|number| *number < u8::MAX).context("too many origins")?;
+    Ok(Ipv4Addr::new(11, 20, 0, number + 1))
 }
 
 /// How fast a link is.
@@ -162,7 +162,7 @@ impl Switch {
         self.machine.end();
         let interface = Path::new("/sys/class/net").join(host_interface(self.subnet));
         let within = std::time::Duration::from_secs(10);
-        crate::wait::wait_for("the host's link is gone", within, || Ok((!interface.exists()).then_some(())))
+        crate::wait::wait_for_end("the host's link is gone", within, || Ok((!interface.exists()).then_some(())))
     }
 
     fn net(&self) -> PathBuf {

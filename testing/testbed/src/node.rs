@@ -1,6 +1,6 @@
 //! A node: a machine with containerd and kubelet.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use programs::{Paths, Program};
@@ -176,6 +176,31 @@ impl Node {
     /// It cannot be removed.
     pub fn free_disk(&self) -> Result<()> {
         self.machine.run(&["rm", "-f", FILLER]).map(drop)
+    }
+
+    /// Loses every packet between this node and that address, as a broken path between the two would. Open connections hang.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the rule.
+    pub fn cut_off(&self, other: Ipv4Addr) -> Result<()> {
+        let rules = format!(
+            "add table ip testbed\n\
+             add chain ip testbed in {{ type filter hook input priority 0; }}\n\
+             add chain ip testbed out {{ type filter hook output priority 0; }}\n\
+             add rule ip testbed in ip saddr {other} drop\n\
+             add rule ip testbed out ip daddr {other} drop\n"
+        );
+        self.machine.run(&["nft", &rules]).map(drop)
+    }
+
+    /// Takes away everything that [`Self::cut_off`] has set.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was set.
+    pub fn reconnect(&self) -> Result<()> {
+        self.machine.run(&["nft", "delete table ip testbed"]).map(drop)
     }
 
     /// Ends every process on it and removes what they leave in the kernel.

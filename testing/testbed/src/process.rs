@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait::wait_for;
+use crate::wait::{wait_for, wait_for_end};
 
 /// How long the kernel may take to start or to end a process on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -242,7 +242,7 @@ impl Process {
     }
 
     fn await_end(&self) -> Result<()> {
-        wait_for(&format!("{} has ended", self.name), PATIENCE, || Ok((!self.is_running()).then_some(())))
+        wait_for_end(&format!("{} has ended", self.name), PATIENCE, || Ok((!self.is_running()).then_some(())))
     }
 
     fn with_running<T>(&self, act: impl FnOnce(&Running) -> Result<T>) -> Result<T> {

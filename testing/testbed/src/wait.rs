@@ -18,13 +18,18 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 ///
 /// The deadline has passed, `check` failed (which ends the wait at once), or the program was told to stop.
 pub fn wait_for<T>(what: &str, within: Duration, mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    wait_for_end(what, within, || match check()? {
+        None if INTERRUPTED.load(Ordering::Relaxed) => bail!("interrupted while waiting until {what}"),
+        other => Ok(other),
+    })
+}
+
+/// As [`wait_for`], for what is being taken down: that goes on where the program was told to stop.
+pub(crate) fn wait_for_end<T>(what: &str, within: Duration, mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + within;
     loop {
         if let Some(value) = check()? {
             return Ok(value);
-        }
-        if INTERRUPTED.load(Ordering::Relaxed) {
-            bail!("interrupted while waiting until {what}");
         }
         if Instant::now() >= deadline {
             bail!("waited {} s in vain until {what}", within.as_secs_f32());
@@ -33,7 +38,7 @@ pub fn wait_for<T>(what: &str, within: Duration, mut check: impl FnMut() -> Resu
     }
 }
 
-/// Ends every wait of this process with an error, so that a cluster that is half started is taken down again.
+/// Ends every [`wait_for`] of this process with an error, so that a cluster that is half started is taken down again.
 pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }

@@ -1,0 +1,193 @@
+//! What tests do to a cluster works, and shows.
+
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use testbed::{
+    Cluster, ClusterSpec, Image, Layer, Machine, Node, NodeSpec, Rate, Runtime, has_condition, wait_for, with_cluster,
+};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[test]
+fn processes_are_killed_stopped_and_started_again() -> Result<()> {
+    with_cluster(&ClusterSpec::new("processes"), |cluster| {
+        cluster.origin("ghcr.io")?.push("acme/app:1", &Image::new())?;
+        cluster.kubectl().apply(&pod("app", "ghcr.io/acme/app:1"))?;
+        cluster.kubectl().await_ready_pods("default", "app=app", 1, PATIENCE)?;
+        let node = &cluster.nodes()[0];
+
+        let containerd = node.containerd()?;
+        containerd.kill()?;
+        assert!(!containerd.is_running());
+        assert!(containerd.pid().is_err(), "what has ended has no id");
+        assert!(has_process(node.machine(), "sleep 2147483647")?, "containers live on without containerd");
+        containerd.start_again()?;
+        node.await_containerd()?;
+        assert!(node.crictl(&["ps"])?.contains("main"), "containerd finds its containers again");
+
+        let kubelet = node.kubelet()?;
+        kubelet.stop()?;
+        assert!(kubelet.is_running(), "a stopped process still exists");
+        wait_for("kubelet is stopped", PATIENCE, || Ok((state_of(kubelet.pid()?)? == 'T').then_some(())))?;
+        kubelet.go_on()?;
+        wait_for("kubelet goes on", PATIENCE, || Ok((state_of(kubelet.pid()?)? != 'T').then_some(())))?;
+        kubelet.stop()?;
+        kubelet.kill()?;
+        kubelet.start_again()?;
+
+        let api = cluster.control().machine().process("kube-apiserver")?;
+        api.kill()?;
+        assert!(cluster.kubectl().run(&["get", "nodes"]).is_err());
+        api.start_again()?;
+        wait_for("the API server is back", PATIENCE, || Ok(cluster.kubectl().run(&["get", "--raw", "/readyz"]).ok()))?;
+
+        let origin = cluster.origin("ghcr.io")?;
+        origin.process().kill()?;
+        assert!(node.crictl(&["pull", "ghcr.io/acme/app:1"]).is_err());
+        origin.process().start_again()?;
+        wait_for("the origin is back", PATIENCE, || Ok(node.crictl(&["pull", "ghcr.io/acme/app:1"]).ok()))?;
+
+        cluster.kubectl().run(&["delete", "pod", "app", "--grace-period=0", "--force"])?;
+        wait_for("the pod has gone", PATIENCE, || {
+            Ok((!has_process(node.machine(), "sleep 2147483647")?).then_some(()))
+        })?;
+        wait_for("nothing waits to be reaped", PATIENCE, || {
+            let states = node.machine().run(&["ps", "-e", "-o", "stat="])?;
+            Ok((!states.lines().any(|state| state.starts_with('Z'))).then_some(()))
+        })
+    })
+}
+
+#[test]
+fn links_are_capped_cut_and_measured() -> Result<()> {
+    with_cluster(&ClusterSpec::new("links").nodes(2), |cluster| {
+        const SIZE: u64 = 4 << 20;
+        cluster.origin("quay.io")?.push("acme/data:1", &Image::empty().layer(Layer::random(SIZE)))?;
+        let [one, two] = cluster.nodes() else { panic!("two nodes were asked for") };
+
+        let before = one.link().traffic()?;
+        one.link().cap(Rate::mbit(16))?;
+        let started = Instant::now();
+        one.crictl(&["pull", "quay.io/acme/data:1"])?;
+        // 4 MiB at 16 Mbit/s are 2.1 s, of which the bucket may save a part.
+        assert!(started.elapsed() > Duration::from_millis(1500), "the cap does nothing: {:?}", started.elapsed());
+        one.link().uncap()?;
+        let received = one.link().traffic()?.received - before.received;
+        assert!((SIZE..2 * SIZE).contains(&received), "{received} bytes for an image of {SIZE}");
+
+        let origin = cluster.origin("quay.io")?.address();
+        assert!(reaches(two, origin, 443));
+        cluster.internet_link().cut()?;
+        assert!(!reaches(two, origin, 443));
+        cluster.internet_link().mend()?;
+        await_reach(two, origin, 443)?;
+
+        let (first, second) = (one.machine().address(), two.machine().address());
+        assert!(reaches(one, second, 10250));
+        one.cut_off(second)?;
+        assert!(!reaches(one, second, 10250) && !reaches(two, first, 10250));
+        assert!(reaches(one, origin, 443), "only that one path is broken");
+        one.reconnect()?;
+        await_reach(one, second, 10250)
+    })
+}
+
+#[test]
+fn nodes_come_and_go_and_differ() -> Result<()> {
+    with_cluster(&ClusterSpec::new("nodes"), |cluster| {
+        const MIB: u64 = 1 << 20;
+        cluster.origin("docker.io")?.push("library/app:1", &Image::new().layer(Layer::random(16 * MIB)))?;
+        let old = NodeSpec::new("old")
+            .zone("west")
+            .label("disk", "small")
+            .taint("acme.example/new", "NoSchedule")
+            .runtime(Runtime::Containerd17)
+            .disk(128 * MIB);
+        cluster.add_node(&old)?;
+        let object = cluster.kubectl().json(&["get", "node", "old"])?;
+        assert_eq!(object["metadata"]["labels"]["topology.kubernetes.io/zone"], "west");
+        assert_eq!(object["metadata"]["labels"]["disk"], "small");
+        assert_eq!(object["spec"]["taints"][0]["key"], "acme.example/new");
+        assert_eq!(object["status"]["nodeInfo"]["containerRuntimeVersion"], "containerd://1.7.35");
+
+        let node = cluster.node("old")?;
+        node.fill_disk(8 * MIB)?;
+        let error = node.crictl(&["pull", "docker.io/library/app:1"]).unwrap_err();
+        assert!(format!("{error:#}").contains("no space left"), "{error:#}");
+        node.free_disk()?;
+        node.crictl(&["pull", "docker.io/library/app:1"])?;
+
+        cluster.remove_node("old")?;
+        assert_eq!(cluster.kubectl().json(&["get", "nodes"])?["items"].as_array().map(Vec::len), Some(1));
+        assert!(has_condition(&cluster.kubectl().json(&["get", "node", "node-1"])?, "Ready"));
+        cluster.add_node(&NodeSpec::new("old"))?;
+        Ok(())
+    })
+}
+
+#[test]
+fn pods_reach_the_api_server_and_services_have_slices() -> Result<()> {
+    with_cluster(&ClusterSpec::new("services").nodes(2), |cluster| {
+        cluster.origin("docker.io")?.push("library/app:1", &Image::new())?;
+        cluster.kubectl().apply(&pod("app", "docker.io/library/app:1"))?;
+        cluster.kubectl().apply(
+            "
+apiVersion: v1
+kind: Service
+metadata: {name: app}
+spec: {clusterIP: None, selector: {app: app}, ports: [{port: 7440}]}
+",
+        )?;
+        cluster.kubectl().await_ready_pods("default", "app=app", 1, PATIENCE)?;
+        // The server's answer to a client without TLS is enough to know it by.
+        let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT";
+        let answer = cluster.kubectl().run(&["exec", "app", "--", "/bin/sh", "-c", ask])?;
+        assert!(answer.contains("HTTPS server"), "{answer}");
+        let address = pod_address(cluster)?;
+        wait_for("the service has a slice with the pod", PATIENCE, || {
+            let slices = cluster.kubectl().json(&["get", "endpointslices", "-l", "kubernetes.io/service-name=app"])?;
+            Ok((slices["items"][0]["endpoints"][0]["addresses"][0] == address.as_str()).then_some(()))
+        })
+    })
+}
+
+fn pod_address(cluster: &Cluster) -> Result<String> {
+    Ok(cluster.kubectl().json(&["get", "pod", "app"])?["status"]["podIP"].as_str().unwrap_or_default().to_owned())
+}
+
+fn pod(name: &str, image: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  hostNetwork: true
+  containers: [{{name: main, image: '{image}'}}]
+"
+    )
+}
+
+fn has_process(machine: &Machine, part: &str) -> Result<bool> {
+    Ok(machine
+        .run(&["ps", "-e", "-o", "args="])?
+        .lines()
+        .any(|line| line.starts_with("/bin/busybox") && line.contains(part)))
+}
+
+fn state_of(pid: i32) -> Result<char> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?'))
+}
+
+fn reaches(node: &Node, address: Ipv4Addr, port: u16) -> bool {
+    node.machine().run(&["timeout", "2", "bash", "-c", &format!("exec 3<>/dev/tcp/{address}/{port}")]).is_ok()
+}
+
+fn await_reach(node: &Node, address: Ipv4Addr, port: u16) -> Result<()> {
+    wait_for("the path works again", PATIENCE, || Ok(reaches(node, address, port).then_some(())))
+}
