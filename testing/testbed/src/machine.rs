@@ -6,17 +6,21 @@
 
 use std::{
     ffi::OsStr,
-    fs,
+    fs::{self, File},
     io::{BufRead as _, BufReader, Read as _},
     net::Ipv4Addr,
-    os::unix::process::CommandExt as _,
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Output, Stdio},
     sync::{Arc, Mutex},
+    thread,
 };
 
-use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use crate::process::{Launch, Process, only_child};
 
@@ -188,6 +192,25 @@ impl Machine {
     pub fn run(&self, words: &[&str]) -> Result<String> {
         let [program, arguments @ ..] = words else { bail!("there is no command in it") };
         output_of(self.command(program).args(arguments)).with_context(|| format!("on {}", self.name))
+    }
+
+    /// Does something of this process as if it ran on the machine, as far as the network is concerned: what it listens on and connects
+    /// to is the machine's, also for threads that it starts. Files and processes stay those of this host.
+    ///
+    /// # Errors
+    ///
+    /// The machine is gone, or `act` panicked.
+    pub fn in_network<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T> {
+        let namespace = format!("/proc/{}/ns/net", self.init());
+        let namespace = File::open(&namespace).with_context(|| format!("cannot open {namespace}"))?;
+        // A thread of its own, since a namespace once entered is not left.
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+                anyhow::Ok(act())
+            });
+            thread.join().map_err(|_| anyhow!("what was to be done on {} panicked", self.name))?
+        })
     }
 
     /// Starts a long-running process in the machine. Its output goes to a log of that name.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    authority::{Authority, base64},
+    authority::{Authority, Identity, base64},
     image::{Image, Written},
     machine::{Machine, output_of, write},
     network::origin_address,
@@ -33,24 +33,40 @@ pub const PRIVATE_PASSWORD: &str = "only-for-tests";
 /// The line of that user in the origin's password file, hashed with the fewest rounds that there are.
 const PRIVATE_LINE: &str = "puller:$2b$04$abcdefghijklmnopqrstuuSOASZ5gFdIXxQU/MI4albXfVKBHc6R2\n";
 
+/// Where every origin listens.
+const PORT: u16 = 443;
+
 /// A registry that the cluster shall find in its internet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OriginSpec {
     pub(crate) host: String,
-    pub(crate) private: bool,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    Public,
+    Private,
+    ByTest,
 }
 
 impl OriginSpec {
     /// One that everybody may pull from and push to, such as `ghcr.io`.
     #[must_use]
     pub fn public(host: &str) -> Self {
-        Self { host: host.to_owned(), private: false }
+        Self { host: host.to_owned(), kind: Kind::Public }
     }
 
     /// One that asks for [`PRIVATE_USER`] and [`PRIVATE_PASSWORD`].
     #[must_use]
     pub fn private(host: &str) -> Self {
-        Self { host: host.to_owned(), private: true }
+        Self { host: host.to_owned(), kind: Kind::Private }
+    }
+
+    /// A name, an address and a certificate, for a server that the test runs there itself with [`Machine::in_network`].
+    #[must_use]
+    pub fn served_by_test(host: &str) -> Self {
+        Self { host: host.to_owned(), kind: Kind::ByTest }
     }
 
     /// Every name under which clients look for it.
@@ -99,7 +115,8 @@ impl Request {
 pub struct Origin {
     spec: OriginSpec,
     address: Ipv4Addr,
-    process: Arc<Process>,
+    process: Option<Arc<Process>>,
+    identity: Identity,
     machine: Arc<Machine>,
     crane: PathBuf,
     dir: PathBuf,
@@ -119,55 +136,60 @@ impl Origin {
         let address = origin_address(number)?;
         let identity = authority.server(&format!("origin-{}", spec.host), &spec.names())?;
         let dir = dir.join(&spec.host);
-        let mut config = json!({
-            "version": "0.1",
-            "log": {"level": "warn", "accesslog": {"disabled": false}},
-            "storage": {
-                "filesystem": {"rootdirectory": dir.join("storage")},
-                "delete": {"enabled": true},
-            },
-            "http": {
-                "addr": format!("{address}:443"),
-                "secret": "testbed",
-                "tls": {"certificate": identity.certificate, "key": identity.key},
-            },
-        });
-        if spec.private {
-            let passwords = dir.join("passwords");
-            write(&passwords, PRIVATE_LINE)?;
-            config["auth"] = json!({"htpasswd": {"realm": spec.host, "path": passwords}});
-        }
-        // YAML, of which JSON is a part.
-        let config_path = dir.join("config.yml");
-        write(&config_path, &config.to_string())?;
-        let launch = Launch::new(programs.get(Program::Registry))
-            .args(["serve".to_owned(), config_path.display().to_string()])
-            .env("OTEL_TRACES_EXPORTER", "none");
         machine.run(&["ip", "address", "add", &format!("{address}/32"), "dev", "lo"])?;
-        let process = machine.spawn(&spec.host, launch)?;
-        let origin = Self {
+        let mut origin = Self {
             spec: spec.clone(),
             address,
-            process,
+            process: None,
+            identity,
             machine: Arc::clone(machine),
             crane: programs.get(Program::Crane).to_owned(),
             dir,
             pushes: AtomicU32::new(0),
         };
+        if spec.kind != Kind::ByTest {
+            let config = origin.write_config()?;
+            // It would send traces to a collector otherwise, and complain that there is none.
+            let launch = Launch::new(programs.get(Program::Registry)).env("OTEL_TRACES_EXPORTER", "none");
+            let launch = launch.args(["serve".to_owned(), config.display().to_string()]);
+            origin.process = Some(machine.spawn(&spec.host, launch)?);
+        }
         Ok(origin)
+    }
+
+    /// Writes the configuration of the registry program: YAML, of which JSON is a part.
+    fn write_config(&self) -> Result<PathBuf> {
+        let mut config = json!({
+            "version": "0.1",
+            "log": {"level": "warn", "accesslog": {"disabled": false}},
+            "storage": {
+                "filesystem": {"rootdirectory": self.dir.join("storage")},
+                "delete": {"enabled": true},
+            },
+            "http": {
+                "addr": format!("{}:{PORT}", self.address),
+                "secret": "testbed",
+                "tls": {"certificate": self.identity.certificate, "key": self.identity.key},
+            },
+        });
+        if self.spec.kind == Kind::Private {
+            let passwords = self.dir.join("passwords");
+            write(&passwords, PRIVATE_LINE)?;
+            config["auth"] = json!({"htpasswd": {"realm": self.spec.host, "path": passwords}});
+        }
+        let path = self.dir.join("config.yml");
+        write(&path, &config.to_string())?;
+        Ok(path)
     }
 
     /// Waits until it answers.
     pub(crate) fn await_ready(&self) -> Result<()> {
-        // In hex, as the kernel lists sockets: the address in the byte order of the machine, and the port.
-        let listening = format!("{:08X}:01BB", u32::from_ne_bytes(self.address.octets()));
-        let table = format!("/proc/{}/net/tcp", self.machine.init());
-        let table_v6 = format!("/proc/{}/net/tcp6", self.machine.init());
+        let Some(process) = &self.process else { return Ok(()) };
         wait_for(&format!("{} listens", self.spec.host), Duration::from_secs(30), || {
-            self.process.require_running()?;
-            let text = fs::read_to_string(&table)? + &fs::read_to_string(&table_v6).unwrap_or_default();
-            Ok(text.lines().any(|line| line.contains(&listening)).then_some(()))
-        })
+            process.require_running()?;
+            Ok(self.machine.in_network(|| TcpStream::connect((self.address, PORT)))?.ok())
+        })?;
+        Ok(())
     }
 
     /// The registry host that references to its images begin with.
@@ -186,10 +208,19 @@ impl Origin {
         self.address
     }
 
-    /// The program that serves it, to be killed, stopped and started again.
+    /// The certificate that it shows, or that a server of the test is to show, and its key: files in PEM.
     #[must_use]
-    pub fn process(&self) -> &Process {
-        &self.process
+    pub fn certificate(&self) -> (&Path, &Path) {
+        (&self.identity.certificate, &self.identity.key)
+    }
+
+    /// The program that serves it, to be killed, stopped and started again.
+    ///
+    /// # Errors
+    ///
+    /// The test serves it itself.
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_deref().with_context(|| format!("{} is served by the test", self.spec.host))
     }
 
     /// Makes an image and pushes it as `repository:tag`.
@@ -213,9 +244,9 @@ impl Origin {
     ///
     /// # Errors
     ///
-    /// Its log cannot be read.
+    /// Its log cannot be read, or the test serves it itself.
     pub fn requests(&self) -> Result<Vec<Request>> {
-        let path = self.process.log();
+        let path = self.process()?.log();
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(String::from_utf8_lossy(&bytes).lines().filter_map(parse_request).collect())
     }
@@ -233,7 +264,7 @@ pub(crate) fn push(
     let config = layout.join("docker");
     write(
         &config.join("config.json"),
-        if origin.private { docker_config(&origin.host) } else { "{}".to_owned() }.as_str(),
+        if origin.kind == Kind::Private { docker_config(&origin.host) } else { "{}".to_owned() }.as_str(),
     )?;
     crane.arg("push").arg(layout).arg(format!("{}/{name}", origin.host)).env("DOCKER_CONFIG", &config);
     output_of(&mut crane)?;

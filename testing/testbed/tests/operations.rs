@@ -1,13 +1,16 @@
 //! What tests do to a cluster works, and shows.
 
 use std::{
-    net::Ipv4Addr,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
+use faulty::{Ending, Fault, Kind, Rule, Tls, Upstream};
 use testbed::{
-    Cluster, ClusterSpec, Image, Layer, Machine, Node, NodeSpec, Rate, Runtime, has_condition, wait_for, with_cluster,
+    Cluster, ClusterSpec, Image, Layer, Machine, Node, NodeSpec, OriginSpec, Rate, Runtime, has_condition, wait_for,
+    with_cluster,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -46,9 +49,9 @@ fn processes_are_killed_stopped_and_started_again() -> Result<()> {
         wait_for("the API server is back", PATIENCE, || Ok(cluster.kubectl().run(&["get", "--raw", "/readyz"]).ok()))?;
 
         let origin = cluster.origin("ghcr.io")?;
-        origin.process().kill()?;
+        origin.process()?.kill()?;
         assert!(node.crictl(&["pull", "ghcr.io/acme/app:1"]).is_err());
-        origin.process().start_again()?;
+        origin.process()?.start_again()?;
         wait_for("the origin is back", PATIENCE, || Ok(node.crictl(&["pull", "ghcr.io/acme/app:1"]).ok()))?;
 
         cluster.kubectl().run(&["delete", "pod", "app", "--grace-period=0", "--force"])?;
@@ -152,6 +155,28 @@ spec: {clusterIP: None, selector: {app: app}, ports: [{port: 7440}]}
             let slices = cluster.kubectl().json(&["get", "endpointslices", "-l", "kubernetes.io/service-name=app"])?;
             Ok((slices["items"][0]["endpoints"][0]["addresses"][0] == address.as_str()).then_some(()))
         })
+    })
+}
+
+#[test]
+fn an_origin_can_be_served_by_the_test() -> Result<()> {
+    let spec = ClusterSpec::new("served").origin(OriginSpec::served_by_test("faulty.example"));
+    with_cluster(&spec, |cluster| {
+        let origin = cluster.origin("faulty.example")?;
+        let (certificate, key) = origin.certificate();
+        let tls = Tls::given(&fs::read_to_string(certificate)?, &fs::read_to_string(key)?);
+        let address = SocketAddr::from((origin.address(), 443));
+        let upstream = cluster.internet().in_network(|| Upstream::open(address, Some(tls)))??;
+        let image = upstream.image("acme/app", "1", &[1 << 20], 1);
+        upstream.rule(
+            Rule::on(Kind::Blob).get().reference(&image.layers[0]).times(1).fault(Fault::cut_half(Ending::Reset)),
+        );
+
+        let node = &cluster.nodes()[0];
+        assert!(node.crictl(&["pull", "faulty.example/acme/app:1"]).is_err(), "containerd gives up on a reset");
+        node.crictl(&["pull", "faulty.example/acme/app:1"])?;
+        assert_eq!(upstream.blob_gets(&image.layers[0]), 2);
+        Ok(())
     })
 }
 
