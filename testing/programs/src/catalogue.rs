@@ -35,6 +35,8 @@ pub enum Program {
     ControllerManager,
     /// The node agent of Kubernetes.
     Kubelet,
+    /// What makes the addresses of Kubernetes services work on a node.
+    KubeProxy,
     /// The Kubernetes command line.
     Kubectl,
     /// Helm, version 4.
@@ -82,6 +84,7 @@ impl Program {
         Self::Kubectl,
         Self::ControllerManager,
         Self::Scheduler,
+        Self::KubeProxy,
         Self::Helm,
         Self::Containerd17,
         Self::Shim17,
@@ -190,6 +193,7 @@ impl Program {
                 kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", &["--version"])
             }
             Self::Kubelet => kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", &["--version"]),
+            Self::KubeProxy => kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", &["--version"]),
             Self::Kubectl => kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", &["version", "--client"]),
             Self::Helm => Source {
                 name: "helm",

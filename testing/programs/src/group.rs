@@ -36,14 +36,25 @@ impl Group {
     #[must_use]
     pub const fn programs(self) -> &'static [Program] {
         use Program::{
-            ApiServer, Conformance, Containerd, ControllerManager, Crane, Crictl, Ctr, Kubectl, Kubelet, Oras, Regctl,
-            Registry, Scheduler, Shim,
+            ApiServer, Conformance, Containerd, ControllerManager, Crane, Crictl, Ctr, KubeProxy, Kubectl, Kubelet,
+            Oras, Regctl, Registry, Scheduler, Shim,
         };
         match self {
             Self::RegistryTests => &[Crane, Conformance, Registry, Oras, Regctl, Containerd, Ctr, Shim],
-            Self::Cluster => {
-                &[Registry, Containerd, Shim, Ctr, Crictl, ApiServer, Kubelet, Kubectl, ControllerManager, Scheduler]
-            }
+            Self::Cluster => &[
+                Registry,
+                Crane,
+                Containerd,
+                Shim,
+                Ctr,
+                Crictl,
+                ApiServer,
+                Kubelet,
+                KubeProxy,
+                Kubectl,
+                ControllerManager,
+                Scheduler,
+            ],
         }
     }
 

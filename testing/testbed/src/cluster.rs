@@ -116,9 +116,9 @@ impl Cluster {
         let nodes = nodes.into_iter().collect::<Result<Vec<_>>>()?;
         let cluster = Self { nodes, control: control?, origins, internet, internet_link, base };
 
-        progress.say("starting the kubelets");
+        progress.say("starting the kubelets and the service proxies");
         for node in &cluster.nodes {
-            node.start_kubelet(&cluster.base.setting.server, &cluster.base.setting.authority)?;
+            node.join(&cluster.base.setting.server, &cluster.base.setting.authority)?;
         }
         cluster.await_ready()?;
         cluster.record()?;
@@ -223,7 +223,7 @@ impl Cluster {
         self.base.setting.programs.extend(more);
         self.base.next_node += 1;
         let node = self.base.start_node(spec, address)?;
-        node.start_kubelet(&self.base.setting.server, &self.base.setting.authority)?;
+        node.join(&self.base.setting.server, &self.base.setting.authority)?;
         self.nodes.push(node);
         self.await_ready()?;
         self.record()?;
@@ -343,8 +343,7 @@ impl Base {
         let path = format!("{}:{}", shims.display(), setting.path);
         let machine = self.machine(&spec.name, address, &node::etc_files(spec), spec.disk, &path)?;
         let link = self.switch.plug(&machine, Some(setting.subnet.internet()))?;
-        let control = setting.subnet.control().to_string();
-        Node::start(spec, self.state.name(), machine, link, &control, &setting.programs, &setting.pause)
+        Node::start(spec, self.state.name(), machine, link, &setting.programs, &setting.pause)
     }
 
     fn machine(
@@ -384,7 +383,7 @@ fn machine(
 fn ensure_programs(spec: &ClusterSpec) -> Result<Paths> {
     debian(Group::Cluster.packages())?;
     let runtimes = spec.nodes.iter().flat_map(|node| node.runtime.programs());
-    let all = Group::Cluster.programs().iter().copied().chain([Program::Crane]).chain(runtimes);
+    let all = Group::Cluster.programs().iter().copied().chain(runtimes);
     ensure(&all.chain(spec.programs.iter().copied()).collect::<Vec<_>>())
 }
 

@@ -14,9 +14,8 @@ use crate::{
     wait::wait_for,
 };
 
-/// The cluster's own address of the API server, the first of the service addresses. Nodes have a route to it, so that pods reach the
-/// API server in the usual way, though nothing makes other service addresses work.
-pub(crate) const SERVICE_ADDRESS: &str = "10.96.0.1";
+/// The address of the service `kubernetes`, by which pods reach the API server: the first of the range.
+const SERVICE_ADDRESS: &str = "10.96.0.1";
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 const ETCD: &str = "http://127.0.0.1:2379";
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -31,7 +30,6 @@ pub struct Control {
 impl Control {
     /// Starts it and waits until the API server is ready.
     pub(crate) fn start(machine: Machine, link: Link, setup: &Setup<'_>) -> Result<Self> {
-        machine.run(&["ip", "address", "add", &format!("{SERVICE_ADDRESS}/32"), "dev", "lo"])?;
         let control = Self { machine, link };
         control.start_etcd(setup)?;
         control.start_api_server(setup)?;
@@ -106,7 +104,7 @@ impl Control {
             .arg(format!("--client-ca-file={}", authority.display()))
             .args(["--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"])
             .args(["--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP"])
-            // Webhooks are then called at the addresses of their pods, which works without any proxy of services.
+            // The services of webhooks are then called at the addresses of their pods, since this machine has no service proxy.
             .arg("--enable-aggregator-routing=true")
             .arg(format!("--service-cluster-ip-range={SERVICE_RANGE}"))
             .arg("--service-account-issuer=https://kubernetes.default.svc.cluster.local")

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use crate::{
     authority::{Authority, kubeconfig},
     cgroup,
-    control::SERVICE_ADDRESS,
     image::{BUSYBOX, Image, Layer},
     machine::Machine,
     network::Link,
@@ -44,14 +43,12 @@ impl Node {
         cluster: &str,
         machine: Machine,
         link: Link,
-        control: &str,
         programs: &Paths,
         pause: &Path,
     ) -> Result<Self> {
         if let Some(rate) = spec.rate {
             link.cap(rate)?;
         }
-        machine.run(&["ip", "route", "add", &format!("{SERVICE_ADDRESS}/32"), "via", control])?;
         cgroup::create(cluster, &spec.name)?;
         let [daemon, _] = spec.runtime.programs();
         machine.spawn("containerd", Launch::new(programs.get(daemon)))?;
@@ -61,8 +58,24 @@ impl Node {
         Ok(node)
     }
 
-    /// Starts kubelet, which registers the node.
-    pub(crate) fn start_kubelet(&self, server: &str, authority: &Authority) -> Result<()> {
+    /// Starts kubelet, which registers the node, and the service proxy.
+    pub(crate) fn join(&self, server: &str, authority: &Authority) -> Result<()> {
+        self.start_kubelet(server, authority)?;
+        let identity = authority.client(&format!("kube-proxy-{}", self.name()), "system:kube-proxy", "system:node-proxier")?;
+        let config = "/etc/kubernetes/kube-proxy.conf";
+        kubeconfig(&self.machine.path(config), server, authority, &identity)?;
+        self.machine.spawn(
+            "kube-proxy",
+            Launch::new(self.programs.get(Program::KubeProxy))
+                .args([format!("--kubeconfig={config}"), format!("--hostname-override={}", self.name())])
+                .arg("--proxy-mode=nftables")
+                // The limits on connections are those of the whole host, which is not ours to set.
+                .args(["--conntrack-max-per-core=0", "--conntrack-min=0"]),
+        )?;
+        Ok(())
+    }
+
+    fn start_kubelet(&self, server: &str, authority: &Authority) -> Result<()> {
         let name = &self.spec.name;
         let identity = authority.client(&format!("kubelet-{name}"), &format!("system:node:{name}"), "system:nodes")?;
         kubeconfig(&self.machine.path("/etc/kubernetes/kubelet.conf"), server, authority, &identity)?;

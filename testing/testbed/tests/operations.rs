@@ -141,8 +141,13 @@ fn pods_reach_the_api_server_and_services_have_slices() -> Result<()> {
             "
 apiVersion: v1
 kind: Service
-metadata: {name: app}
+metadata: {name: headless}
 spec: {clusterIP: None, selector: {app: app}, ports: [{port: 7440}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: kubelet}
+spec: {selector: {app: app}, ports: [{port: 80, targetPort: 10250}]}
 ",
         )?;
         cluster.kubectl().await_ready_pods("default", "app=app", 1, PATIENCE)?;
@@ -152,9 +157,17 @@ spec: {clusterIP: None, selector: {app: app}, ports: [{port: 7440}]}
         assert!(answer.contains("HTTPS server"), "{answer}");
         let address = pod_address(cluster)?;
         wait_for("the service has a slice with the pod", PATIENCE, || {
-            let slices = cluster.kubectl().json(&["get", "endpointslices", "-l", "kubernetes.io/service-name=app"])?;
+            let slices =
+                cluster.kubectl().json(&["get", "endpointslices", "-l", "kubernetes.io/service-name=headless"])?;
             Ok((slices["items"][0]["endpoints"][0]["addresses"][0] == address.as_str()).then_some(()))
-        })
+        })?;
+
+        let service = cluster.kubectl().json(&["get", "service", "kubelet"])?;
+        let address = service["spec"]["clusterIP"].as_str().unwrap_or_default().parse()?;
+        for node in cluster.nodes() {
+            await_reach(node, address, 80)?;
+        }
+        Ok(())
     })
 }
 
