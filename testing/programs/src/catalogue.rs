@@ -37,6 +37,16 @@ pub enum Program {
     Kubelet,
     /// What makes the addresses of Kubernetes services work on a node.
     KubeProxy,
+    /// The name server of clusters.
+    CoreDns,
+    /// The network plugin that links a pod with its node.
+    CniPtp,
+    /// The network plugin that brings up a pod's own loopback interface.
+    CniLoopback,
+    /// The network plugin that gives out addresses.
+    CniHostLocal,
+    /// The network plugin that forwards ports of the node to pods.
+    CniPortmap,
     /// The Kubernetes command line.
     Kubectl,
     /// Helm, version 4.
@@ -67,6 +77,10 @@ const fn kubernetes(name: &'static str, package: &'static str, check: &'static [
     Source { name, module: "kubernetes", package, define: KUBERNETES_VERSION, check }
 }
 
+const fn cni(name: &'static str, package: &'static str) -> Source {
+    Source { name, module: "cni", package, define: &[], check: &["version"] }
+}
+
 impl Program {
     /// Every program, those that many tests need first.
     pub const ALL: &'static [Self] = &[
@@ -85,6 +99,11 @@ impl Program {
         Self::ControllerManager,
         Self::Scheduler,
         Self::KubeProxy,
+        Self::CoreDns,
+        Self::CniPtp,
+        Self::CniLoopback,
+        Self::CniHostLocal,
+        Self::CniPortmap,
         Self::Helm,
         Self::Containerd17,
         Self::Shim17,
@@ -195,6 +214,19 @@ impl Program {
             Self::Kubelet => kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", &["--version"]),
             Self::KubeProxy => kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", &["--version"]),
             Self::Kubectl => kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", &["version", "--client"]),
+            Self::CoreDns => Source {
+                name: "coredns",
+                module: "dns",
+                package: "github.com/coredns/coredns",
+                define: &[],
+                check: &["-version"],
+            },
+            Self::CniPtp => cni("cni-ptp", "github.com/containernetworking/plugins/plugins/main/ptp"),
+            Self::CniLoopback => cni("cni-loopback", "github.com/containernetworking/plugins/plugins/main/loopback"),
+            Self::CniHostLocal => {
+                cni("cni-host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local")
+            }
+            Self::CniPortmap => cni("cni-portmap", "github.com/containernetworking/plugins/plugins/meta/portmap"),
             Self::Helm => Source {
                 name: "helm",
                 module: "helm",

@@ -36,8 +36,8 @@ impl Group {
     #[must_use]
     pub const fn programs(self) -> &'static [Program] {
         use Program::{
-            ApiServer, Conformance, Containerd, ControllerManager, Crane, Crictl, Ctr, KubeProxy, Kubectl, Kubelet,
-            Oras, Regctl, Registry, Scheduler, Shim,
+            ApiServer, CniHostLocal, CniLoopback, CniPortmap, CniPtp, Conformance, Containerd, ControllerManager,
+            CoreDns, Crane, Crictl, Ctr, KubeProxy, Kubectl, Kubelet, Oras, Regctl, Registry, Scheduler, Shim,
         };
         match self {
             Self::RegistryTests => &[Crane, Conformance, Registry, Oras, Regctl, Containerd, Ctr, Shim],
@@ -54,6 +54,11 @@ impl Group {
                 Kubectl,
                 ControllerManager,
                 Scheduler,
+                CoreDns,
+                CniPtp,
+                CniLoopback,
+                CniHostLocal,
+                CniPortmap,
             ],
         }
     }

@@ -341,7 +341,8 @@ impl Base {
         let [_, shim] = spec.runtime.programs();
         let shims = setting.programs.get(shim).parent().context("programs have folders")?;
         let path = format!("{}:{}", shims.display(), setting.path);
-        let machine = self.machine(&spec.name, address, &node::etc_files(spec), spec.disk, &path)?;
+        let etc = node::etc_files(spec, address, &setting.programs)?;
+        let machine = self.machine(&spec.name, address, &etc, spec.disk, &path)?;
         let link = self.switch.plug(&machine, Some(setting.subnet.internet()))?;
         Node::start(spec, self.state.name(), machine, link, &setting.programs, &setting.pause)
     }

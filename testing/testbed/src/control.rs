@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 use programs::{Paths, Program};
+use serde_json::{Value, json};
 
 use crate::{
     authority::{Authority, SigningKeys, kubeconfig},
@@ -16,6 +17,8 @@ use crate::{
 
 /// The address of the service `kubernetes`, by which pods reach the API server: the first of the range.
 const SERVICE_ADDRESS: &str = "10.96.0.1";
+/// The address of the cluster's name server.
+pub(crate) const DNS_ADDRESS: &str = "10.96.0.10";
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 const ETCD: &str = "http://127.0.0.1:2379";
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -52,11 +55,12 @@ impl Control {
                 .arg(format!("--root-ca-file={}", setup.authority.file().display()))
                 .arg(format!("--service-account-private-key-file={}", setup.signing_keys.private.display())),
         )?;
+        control.start_dns(setup)?;
         Ok(control)
     }
 
-    /// The machine that all of it runs on. Its processes are called `etcd`, `kube-apiserver`, `kube-scheduler` and
-    /// `kube-controller-manager`.
+    /// The machine that all of it runs on. Its processes are called `etcd`, `kube-apiserver`, `kube-scheduler`,
+    /// `kube-controller-manager` and `coredns`.
     #[must_use]
     pub fn machine(&self) -> &Machine {
         &self.machine
@@ -79,6 +83,36 @@ impl Control {
                 .args([format!("--initial-cluster=default={peer}"), "--unsafe-no-fsync".to_owned()]),
         )?;
         Ok(())
+    }
+
+    /// Pods find services and origins by it; for everything else it says that there is no such name.
+    fn start_dns(&self, setup: &Setup<'_>) -> Result<()> {
+        let config = format!(
+            ".:53 {{
+                errors
+                hosts /etc/hosts {{
+                    ttl 5
+                    fallthrough
+                }}
+                kubernetes cluster.local {{
+                    kubeconfig {}
+                }}
+                forward . 127.0.0.1:5353
+            }}
+            .:5353 {{
+                bind 127.0.0.1
+                template ANY ANY {{
+                    rcode NXDOMAIN
+                }}
+            }}",
+            setup.kubectl.config().display()
+        );
+        self.machine.write("/etc/coredns/Corefile", &config)?;
+        let program = setup.programs.get(Program::CoreDns);
+        self.machine.spawn("coredns", Launch::new(program).arg("-conf=/etc/coredns/Corefile"))?;
+        let objects = dns_objects(&self.machine.address().to_string()).to_string();
+        // The namespace is made by the API server itself, a little after it says that it is ready.
+        wait_for("the name server has its service", PATIENCE, || Ok(setup.kubectl.apply(&objects).ok()))
     }
 
     fn start_api_server(&self, setup: &Setup<'_>) -> Result<()> {
@@ -113,6 +147,33 @@ impl Control {
         self.machine.spawn("kube-apiserver", launch)?;
         Ok(())
     }
+}
+
+/// The service of the name server, and its one endpoint, which is no pod.
+fn dns_objects(address: &str) -> Value {
+    let ports = json!([
+        {"name": "dns", "port": 53, "protocol": "UDP"},
+        {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+    ]);
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system"},
+        "spec": {"clusterIP": DNS_ADDRESS, "ports": ports},
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kube-dns",
+            "namespace": "kube-system",
+            "labels": {"kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": "testbed"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address]}],
+        "ports": ports,
+    });
+    json!({"apiVersion": "v1", "kind": "List", "items": [service, slice]})
 }
 
 /// What the control plane is started with.

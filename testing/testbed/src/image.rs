@@ -15,9 +15,11 @@ use sha2::{Digest as _, Sha256};
 use crate::tar::{self, Kind};
 
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
-/// The commands that the images of tests may use.
-const APPLETS: &[&str] =
-    &["sh", "sleep", "cat", "echo", "ls", "wget", "httpd", "nc", "true", "false", "head", "md5sum"];
+/// The commands that the images of tests may use. (The `-T` of Debian's `wget` dies with a segmentation fault.)
+const APPLETS: &[&str] = &[
+    "awk", "cat", "echo", "false", "grep", "head", "httpd", "ip", "ls", "md5sum", "nc", "nslookup", "ping", "printf",
+    "sh", "sleep", "true", "wget",
+];
 const CHUNK: usize = 64 << 10;
 
 /// An image to be made. By default it has busybox, so that it runs anywhere, and it sleeps.

@@ -45,4 +45,4 @@ pub use process::{Launch, Process};
 pub use record::{MachineRecord, Record};
 pub use spec::{ClusterSpec, NodeSpec, Runtime};
 pub use state::{base, is_running, names, sweep};
-pub use wait::{interrupt, wait_for};
+pub use wait::{interrupt, wait_for, wait_until_ok};

@@ -1,6 +1,7 @@
 //! The network of a cluster: one switch, and a link from it to every machine and to this host.
 //!
-//! Every cluster has the subnet `10.213.SLOT.0/24`. Origins have addresses that look public, since a cache must refuse others
+//! Every cluster has a `/16` of its own in `100.64.0.0/10`, which hosts rarely have other uses for. The first `/24` is for machines, and each
+//! node has another for its pods, which it answers for on the wire, so that nobody needs routes to pods. Origins have addresses that look public, since a cache must refuse others
 //! unless it is told to; they exist in the cluster's own namespaces only.
 
 use std::{
@@ -15,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::machine::{Machine, text_of};
 
-const PREFIX_LENGTH: u8 = 24;
+const PREFIX_LENGTH: u8 = 16;
 /// The longest name of a network interface, without its end mark.
 pub(crate) const NAME_LIMIT: usize = 15;
 const BRIDGE: &str = "lan";
@@ -28,7 +29,7 @@ pub(crate) struct Subnet(pub(crate) u8);
 
 impl Subnet {
     const fn at(self, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 213, self.0, host)
+        Ipv4Addr::new(100, 64 + self.0, 0, host)
     }
 
     pub(crate) const fn host(self) -> Ipv4Addr {
@@ -54,6 +55,12 @@ impl Subnet {
             _ => bail!("a cluster has addresses for 200 nodes"),
         }
     }
+}
+
+/// The addresses of the pods of the node with that address.
+pub(crate) fn pods_of(node: Ipv4Addr) -> String {
+    let [first, second, _, last] = node.octets();
+    format!("{first}.{second}.{last}.0/24")
 }
 
 /// The address of the origin with that number, counted from 0.

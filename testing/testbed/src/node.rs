@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use crate::{
     authority::{Authority, kubeconfig},
     cgroup,
+    control::DNS_ADDRESS,
     image::{BUSYBOX, Image, Layer},
     machine::Machine,
-    network::Link,
+    network::{Link, pods_of},
     process::{Launch, Process},
     spec::{NodeSpec, Runtime},
     wait::wait_for,
@@ -49,19 +50,26 @@ impl Node {
         if let Some(rate) = spec.rate {
             link.cap(rate)?;
         }
+        // It forwards what its pods send, and answers on the wire for their addresses.
+        for setting in ["conf/all/forwarding", "conf/eth0/proxy_arp"] {
+            machine.run(&["sh", "-c", &format!("echo 1 >/proc/sys/net/ipv4/{setting}")])?;
+        }
+        machine.run(&["sh", "-c", "echo 0 >/proc/sys/net/ipv4/neigh/eth0/proxy_delay"])?;
         cgroup::create(cluster, &spec.name)?;
         let [daemon, _] = spec.runtime.programs();
         machine.spawn("containerd", Launch::new(programs.get(daemon)))?;
         let node = Self { spec: spec.clone(), cluster: cluster.to_owned(), machine, link, programs: programs.clone() };
         node.await_containerd()?;
-        node.ctr(&["images", "import", &pause.display().to_string()])?;
+        // The import service of containerd 1.7 makes no image of it; the client's own way works with all.
+        node.ctr(&["images", "import", "--local", &pause.display().to_string()])?;
         Ok(node)
     }
 
     /// Starts kubelet, which registers the node, and the service proxy.
     pub(crate) fn join(&self, server: &str, authority: &Authority) -> Result<()> {
         self.start_kubelet(server, authority)?;
-        let identity = authority.client(&format!("kube-proxy-{}", self.name()), "system:kube-proxy", "system:node-proxier")?;
+        let identity =
+            authority.client(&format!("kube-proxy-{}", self.name()), "system:kube-proxy", "system:node-proxier")?;
         let config = "/etc/kubernetes/kube-proxy.conf";
         kubeconfig(&self.machine.path(config), server, authority, &identity)?;
         self.machine.spawn(
@@ -227,6 +235,8 @@ impl Node {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "containerRuntimeEndpoint": format!("unix://{CONTAINERD_SOCKET}"),
+            "clusterDNS": [DNS_ADDRESS],
+            "clusterDomain": "cluster.local",
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": cgroup::path(&self.cluster, self.name()),
             "failCgroupV1": false,
@@ -247,46 +257,58 @@ impl Node {
 }
 
 /// The files of a node below `/etc` that are there before anything runs on it.
-pub(crate) fn etc_files(spec: &NodeSpec) -> Vec<(&str, String)> {
+pub(crate) fn etc_files<'a>(spec: &'a NodeSpec, address: Ipv4Addr, programs: &Paths) -> Result<Vec<(&'a str, String)>> {
+    let plugins = programs.get(Program::CniPtp).parent().context("programs have folders")?;
     let mut files = vec![
-        ("containerd/config.toml", containerd_config(spec.runtime).to_owned()),
+        ("containerd/config.toml", containerd_config(spec.runtime, &plugins.display().to_string())),
         // A folder of mirrors with nothing in it.
         ("containerd/certs.d/.keep", String::new()),
-        ("cni/net.d/10-loopback.conflist", LOOPBACK.to_owned()),
+        ("cni/net.d/10-pods.conflist", pod_network(&pods_of(address))),
     ];
     files.extend(spec.files.iter().map(|(path, text)| (path.as_str(), text.clone())));
-    files
+    Ok(files)
 }
 
-/// Enough for the node to be ready. Pods must use the network of the node.
-const LOOPBACK: &str = r#"{"cniVersion":"1.0.0","name":"lo","plugins":[{"type":"loopback"}]}"#;
+fn pod_network(addresses: &str) -> String {
+    let routes = json!([{"dst": "0.0.0.0/0"}]);
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": addresses}]], "routes": routes});
+    let link = json!({"type": "ptp", "ipam": ipam});
+    let ports = json!({"type": "portmap", "capabilities": {"portMappings": true}, "backend": "nftables"});
+    json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [link, ports]}).to_string()
+}
 
-const fn containerd_config(runtime: Runtime) -> &'static str {
+fn containerd_config(runtime: Runtime, plugins: &str) -> String {
     match runtime {
-        Runtime::Containerd24 => {
+        Runtime::Containerd24 => format!(
             r#"version = 3
 imports = []
 disabled_plugins = ["io.containerd.nri.v1.nri"]
 [plugins."io.containerd.cri.v1.images".pinned_images]
-  sandbox = "registry.test/pause:1"
+  sandbox = "{PAUSE_IMAGE}"
 [plugins."io.containerd.cri.v1.images".registry]
   config_path = "/etc/containerd/certs.d"
 [plugins."io.containerd.cri.v1.runtime"]
   # Without CAP_SYS_RESOURCE runc fails otherwise.
   restrict_oom_score_adj = true
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = ["{plugins}"]
+  conf_dir = "/etc/cni/net.d"
 "#
-        }
-        Runtime::Containerd17 => {
+        ),
+        Runtime::Containerd17 => format!(
             r#"version = 2
 imports = []
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "registry.test/pause:1"
+  sandbox_image = "{PAUSE_IMAGE}"
   # Without CAP_SYS_RESOURCE runc fails otherwise.
   restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".registry]
   config_path = "/etc/containerd/certs.d"
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "{plugins}"
+  conf_dir = "/etc/cni/net.d"
 "#
-        }
+        ),
     }
 }
 

@@ -13,14 +13,16 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::cgroup;
+use crate::{cgroup, wait::wait_for_end};
 
 /// Logs of failed runs are worth reading for about as long as the work day in which they failed.
 const LOGS_KEPT: Duration = Duration::from_hours(24);
+/// How long a process that clears away may take to see that a cluster is not its business.
+const SWEEP_TIME: Duration = Duration::from_secs(1);
 /// What of each log is shown when a run failed.
 const TAIL_LINES: usize = 6;
 /// One subnet for each cluster; see [`crate::network`].
-const SLOTS: std::ops::RangeInclusive<u8> = 1..=250;
+const SLOTS: std::ops::RangeInclusive<u8> = 1..=60;
 
 /// The folder under which every cluster has its own: `$LARDER_TESTBED_DIR`, else a fixed one under `/tmp`.
 #[must_use]
@@ -44,12 +46,13 @@ impl State {
     /// Takes the name, clears away what an earlier run under any name has left, and makes the folder anew.
     pub(crate) fn create(name: &str) -> Result<Self> {
         check_name(name)?;
-        let base = base();
-        fs::create_dir_all(&base).with_context(|| format!("cannot create {}", base.display()))?;
         sweep()?;
-        let Some(owner) = Lock::take(&base.join(format!("{name}.lock")))? else {
-            bail!("a cluster called {name} is running; `testbed down {name}` ends it");
-        };
+        let base = base();
+        let lock = base.join(format!("{name}.lock"));
+        // Another process may hold it for a moment, to look whether anybody does.
+        let owner = wait_for_end("the name is free", SWEEP_TIME, || Lock::take(&lock));
+        let owner = owner
+            .with_context(|| format!("a cluster called {name} is running; `testbed down --name {name}` ends it"))?;
         let path = base.join(name);
         remove_tree(&path)?;
         fs::create_dir_all(path.join("logs")).with_context(|| format!("cannot create {}", path.display()))?;
@@ -167,8 +170,9 @@ pub fn sweep() -> Result<()> {
         }
         let _ = fs::remove_file(&lock);
     }
+    // Which works where nothing is left.
     let _ = fs::remove_dir(&base);
-    fs::create_dir_all(&base).with_context(|| format!("cannot create {}", base.display()))
+    Ok(())
 }
 
 fn age(path: &Path) -> Option<Duration> {
@@ -225,11 +229,15 @@ struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
 impl Lock {
     fn take(path: &Path) -> Result<Option<Self>> {
         loop {
-            let file = File::options()
-                .create(true)
-                .append(true)
-                .open(path)
-                .with_context(|| format!("cannot open the lock file {}", path.display()))?;
+            let file = match File::options().create(true).append(true).open(path) {
+                // The last cluster that ends removes the folder too.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let folder = path.parent().context("locks are in a folder")?;
+                    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+                    continue;
+                }
+                opened => opened.with_context(|| format!("cannot open the lock file {}", path.display()))?,
+            };
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),

@@ -24,6 +24,26 @@ pub fn wait_for<T>(what: &str, within: Duration, mut check: impl FnMut() -> Resu
     })
 }
 
+/// Tries `attempt` until it succeeds. Its last error is in the error of this.
+///
+/// # Errors
+///
+/// The deadline has passed, or the program was told to stop.
+pub fn wait_until_ok<T>(what: &str, within: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut last = None;
+    let waited = wait_for(what, within, || match attempt() {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => {
+            last = Some(error);
+            Ok(None)
+        }
+    });
+    match last {
+        Some(last) => waited.map_err(|error| last.context(error.to_string())),
+        None => waited,
+    }
+}
+
 /// As [`wait_for`], for what is being taken down: that goes on where the program was told to stop.
 pub(crate) fn wait_for_end<T>(what: &str, within: Duration, mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + within;

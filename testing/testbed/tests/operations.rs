@@ -2,15 +2,15 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use faulty::{Ending, Fault, Kind, Rule, Tls, Upstream};
 use testbed::{
-    Cluster, ClusterSpec, Image, Layer, Machine, Node, NodeSpec, OriginSpec, Rate, Runtime, has_condition, wait_for,
-    with_cluster,
+    ClusterSpec, Image, Layer, Machine, Node, NodeSpec, OriginSpec, Rate, Runtime, has_condition, wait_for,
+    wait_until_ok, with_cluster,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -133,43 +133,84 @@ fn nodes_come_and_go_and_differ() -> Result<()> {
 }
 
 #[test]
-fn pods_reach_the_api_server_and_services_have_slices() -> Result<()> {
-    with_cluster(&ClusterSpec::new("services").nodes(2), |cluster| {
-        cluster.origin("docker.io")?.push("library/app:1", &Image::new())?;
-        cluster.kubectl().apply(&pod("app", "docker.io/library/app:1"))?;
-        cluster.kubectl().apply(
-            "
-apiVersion: v1
-kind: Service
-metadata: {name: headless}
-spec: {clusterIP: None, selector: {app: app}, ports: [{port: 7440}]}
+fn pods_find_the_api_server_each_other_and_origins() -> Result<()> {
+    let spec = ClusterSpec::new("services")
+        .with_nodes([NodeSpec::new("node-1"), NodeSpec::new("node-2").runtime(Runtime::Containerd17)]);
+    with_cluster(&spec, |cluster| {
+        let image = Image::new().layer(Layer::file("www/index.html", 0o644, "found it")).command([
+            "/bin/busybox",
+            "httpd",
+            "-f",
+            "-p",
+            "8080",
+            "-h",
+            "/www",
+        ]);
+        cluster.origin("docker.io")?.push("library/web:1", &image)?;
+        cluster.kubectl().apply(WEB)?;
+        cluster.kubectl().await_ready_pods("default", "app=web", 2, PATIENCE)?;
+        let pods = cluster.kubectl().json(&["get", "pods", "-l", "app=web"])?;
+        let text = |at: usize, pointer: &str| {
+            pods["items"][at].pointer(pointer).and_then(|value| value.as_str()).map(str::to_owned)
+        };
+        let names = [0, 1].map(|at| text(at, "/metadata/name").unwrap_or_default());
+        let addresses = [0, 1].map(|at| text(at, "/status/podIP").unwrap_or_default());
+        let inside =
+            |at: usize, command: &str| cluster.kubectl().run(&["exec", &names[at], "--", "/bin/sh", "-c", command]);
+
+        for from in [0, 1] {
+            for address in &addresses {
+                assert_eq!(inside(from, &format!("wget -q -O - http://{address}:8080"))?, "found it");
+            }
+            wait_until_ok("the service answers by its name", Duration::from_secs(15), || {
+                inside(from, "wget -q -O - http://web.default.svc.cluster.local:80")
+            })?;
+            // The server's answer to a client without TLS is enough to know it by.
+            let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT";
+            assert!(inside(from, ask)?.contains("HTTPS server"));
+            let ghcr = cluster.origin("ghcr.io")?.address().to_string();
+            assert_eq!(inside(from, &address_of("ghcr.io"))?.trim(), ghcr);
+            assert!(inside(from, &format!("nc {ghcr} 443 </dev/null")).is_ok());
+            assert_eq!(inside(from, &address_of("registry.example"))?, "", "no such origin");
+        }
+        let host_reaches = TcpStream::connect((addresses[0].as_str(), 8080));
+        assert!(host_reaches.is_ok(), "tests reach pods too: {host_reaches:?}");
+
+        wait_for("the headless service has a slice with both pods", PATIENCE, || {
+            let label = "kubernetes.io/service-name=headless";
+            let slices = cluster.kubectl().json(&["get", "endpointslices", "-l", label])?;
+            let endpoints = slices["items"][0]["endpoints"].as_array().map(Vec::len);
+            Ok((endpoints == Some(2)).then_some(()))
+        })
+    })
+}
+
+/// A command that prints the address of a name.
+fn address_of(name: &str) -> String {
+    format!("nslookup {name} | awk '/^Address: /{{print $2}}'")
+}
+
+const WEB: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers: [{name: main, image: 'docker.io/library/web:1'}]
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: kubelet}
-spec: {selector: {app: app}, ports: [{port: 80, targetPort: 10250}]}
-",
-        )?;
-        cluster.kubectl().await_ready_pods("default", "app=app", 1, PATIENCE)?;
-        // The server's answer to a client without TLS is enough to know it by.
-        let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT";
-        let answer = cluster.kubectl().run(&["exec", "app", "--", "/bin/sh", "-c", ask])?;
-        assert!(answer.contains("HTTPS server"), "{answer}");
-        let address = pod_address(cluster)?;
-        wait_for("the service has a slice with the pod", PATIENCE, || {
-            let slices =
-                cluster.kubectl().json(&["get", "endpointslices", "-l", "kubernetes.io/service-name=headless"])?;
-            Ok((slices["items"][0]["endpoints"][0]["addresses"][0] == address.as_str()).then_some(()))
-        })?;
-
-        let service = cluster.kubectl().json(&["get", "service", "kubelet"])?;
-        let address = service["spec"]["clusterIP"].as_str().unwrap_or_default().parse()?;
-        for node in cluster.nodes() {
-            await_reach(node, address, 80)?;
-        }
-        Ok(())
-    })
-}
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 8080}]}
+";
 
 #[test]
 fn an_origin_can_be_served_by_the_test() -> Result<()> {
@@ -193,10 +234,6 @@ fn an_origin_can_be_served_by_the_test() -> Result<()> {
     })
 }
 
-fn pod_address(cluster: &Cluster) -> Result<String> {
-    Ok(cluster.kubectl().json(&["get", "pod", "app"])?["status"]["podIP"].as_str().unwrap_or_default().to_owned())
-}
-
 fn pod(name: &str, image: &str) -> String {
     format!(
         "
@@ -204,7 +241,6 @@ apiVersion: v1
 kind: Pod
 metadata: {{name: {name}, labels: {{app: {name}}}}}
 spec:
-  hostNetwork: true
   containers: [{{name: main, image: '{image}'}}]
 "
     )

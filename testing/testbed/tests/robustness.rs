@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -39,7 +39,7 @@ fn down_ends_what_another_process_started() -> Result<()> {
     const NAME: &str = "another";
     let mut run = Run::up(NAME)?;
     let again = Cluster::start(&ClusterSpec::new(NAME)).map(drop);
-    assert!(format!("{:#}", again.unwrap_err()).contains("testbed down"), "a name is taken only once");
+    assert!(format!("{:#}", again.unwrap_err()).contains("testbed down --name"), "a name is taken only once");
     let status = testbed(NAME, &["down"]).status()?;
     assert!(status.success());
     assert!(run.0.wait()?.success(), "`up` ends in order");
@@ -82,16 +82,16 @@ fn a_failed_start_leaves_its_logs_and_says_why() -> Result<()> {
     Ok(())
 }
 
-/// `testbed up` in a process of its own, which is killed where a test ends early.
-struct Run(Child);
+/// `testbed up` in a process of its own, which is killed where a test ends early. Its output stays open, since it prints more than is read.
+struct Run(Child, BufReader<ChildStdout>);
 
 impl Run {
     fn up(name: &str) -> Result<Self> {
         let mut child = testbed(name, &["up"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let output = child.stdout.take().context("it was asked for")?;
-        let run = Self(child);
+        let mut run = Self(child, BufReader::new(output));
         let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
+        run.1.read_line(&mut line)?;
         assert!(line.contains("KUBECONFIG"), "{line}");
         Ok(run)
     }

@@ -58,7 +58,6 @@ spec:
   template:
     metadata: {{labels: {{app: {name}}}}}
     spec:
-      hostNetwork: true
       imagePullSecrets: [{{name: pull}}]
       containers: [{{name: main, image: '{image}'}}]
 "
