@@ -44,5 +44,5 @@ pub use origin::{Origin, OriginSpec, PRIVATE_PASSWORD, PRIVATE_USER, Request};
 pub use process::{Launch, Process};
 pub use record::{MachineRecord, Record};
 pub use spec::{ClusterSpec, NodeSpec, Runtime};
-pub use state::{base, is_running, names, sweep};
+pub use state::{base, is_running, names, remove_logs, sweep};
 pub use wait::{interrupt, wait_for, wait_until_ok};

@@ -16,7 +16,8 @@ use signal_hook::{
     iterator::Signals,
 };
 use testbed::{
-    Cluster, ClusterSpec, Image, Layer, NodeSpec, Rate, Record, Runtime, is_running, names, sweep, wait_for,
+    Cluster, ClusterSpec, Image, Layer, NodeSpec, Rate, Record, Runtime, is_running, names, remove_logs, sweep,
+    wait_for,
 };
 
 mod bench;
@@ -45,7 +46,7 @@ enum Action {
         #[arg(long, default_value_t = 0)]
         containerd_17: usize,
     },
-    /// End a cluster, and clear away what killed ones have left.
+    /// End a cluster, and clear away what killed ones have left; of this one, the logs too.
     Down,
     /// Show what is running.
     Status,
@@ -188,7 +189,8 @@ fn down(name: &str) -> Result<()> {
         kill_process(owner, Signal::TERM).with_context(|| format!("cannot end the process {}", record.owner))?;
         wait_for(&format!("{name} has ended"), Duration::from_secs(60), || Ok((!is_running(name)?).then_some(())))?;
     }
-    sweep()
+    sweep()?;
+    remove_logs(name)
 }
 
 fn status() -> Result<()> {

@@ -177,6 +177,13 @@ impl Switch {
     }
 }
 
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // Where it matters that this works, `end` was called before.
+        let _ = self.end();
+    }
+}
+
 fn host_interface(subnet: Subnet) -> String {
     format!("testbed{}", subnet.0)
 }

@@ -175,6 +175,25 @@ pub fn sweep() -> Result<()> {
     Ok(())
 }
 
+/// Removes the logs that a failed run of that name has left. Nothing of a running cluster is touched.
+///
+/// # Errors
+///
+/// They cannot be removed.
+pub fn remove_logs(name: &str) -> Result<()> {
+    check_name(name)?;
+    let base = base();
+    let lock = base.join(format!("{name}.lock"));
+    if base.exists()
+        && let Some(_held) = Lock::take(&lock)?
+    {
+        remove_tree(&base.join(name))?;
+        let _ = fs::remove_file(&lock);
+        let _ = fs::remove_dir(&base);
+    }
+    Ok(())
+}
+
 fn age(path: &Path) -> Option<Duration> {
     SystemTime::now().duration_since(fs::metadata(path).ok()?.modified().ok()?).ok()
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -184,6 +185,53 @@ fn pods_find_the_api_server_each_other_and_origins() -> Result<()> {
         })
     })
 }
+
+#[test]
+fn a_pod_can_set_a_mirror_for_its_node() -> Result<()> {
+    with_cluster(&ClusterSpec::new("mirror"), |cluster| {
+        // A program that is linked with libraries, as larder is.
+        let image = Image::new().layer(Layer::program(Path::new("/usr/bin/id"), "/usr/bin/id")?);
+        cluster.origin("quay.io")?.push("acme/agent:1", &image)?;
+        cluster.kubectl().apply(AGENT)?;
+        cluster.kubectl().await_ready_pods("default", "app=agent", 1, PATIENCE)?;
+        let node = &cluster.nodes()[0];
+        let mirror = node.machine().in_network(|| Upstream::open(SocketAddr::from(([127, 0, 0, 1], 7439)), None))??;
+        mirror.image("acme/app", "1", &[1 << 20], 1);
+
+        node.crictl(&["pull", "ghcr.io/acme/app:1"])?;
+        assert!(mirror.log().iter().any(|request| request.query.contains("ns=ghcr.io")));
+        assert_eq!(cluster.origin("ghcr.io")?.requests()?, [], "the origin has not been asked");
+        Ok(())
+    })
+}
+
+/// It writes the file by which containerd finds the mirror, through the same paths as on any other node, and sees its socket.
+const AGENT: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: agent, labels: {app: agent}}
+spec:
+  hostNetwork: true
+  containers:
+  - name: main
+    image: quay.io/acme/agent:1
+    command: [/bin/sh, -euc]
+    args:
+    - |
+      /usr/bin/id
+      busybox test -S /run/containerd/containerd.sock
+      busybox mkdir -p /certs.d/_default
+      printf '[host."http://127.0.0.1:7439"]\ncapabilities = ["pull", "resolve"]\n' > /certs.d/_default/hosts.toml
+      busybox touch /ready
+      sleep 1000000
+    readinessProbe: {exec: {command: [cat, /ready]}, periodSeconds: 1}
+    volumeMounts:
+    - {name: certs, mountPath: /certs.d}
+    - {name: run, mountPath: /run/containerd}
+  volumes:
+  - {name: certs, hostPath: {path: /etc/containerd/certs.d}}
+  - {name: run, hostPath: {path: /run/containerd}}
+"#;
 
 /// A command that prints the address of a name.
 fn address_of(name: &str) -> String {
