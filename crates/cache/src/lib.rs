@@ -1,1 +1,40 @@
-//! placeholder
+//! The engine: a [`Store`], filled from [`Source`]s, that answers the OCI distribution API.
+//!
+//! ```text
+//! Engine::manifest   tags.rs → access.rs → store, else flight.rs → sources       manifests.rs
+//! Engine::blob       access.rs → store, else fill/: one task, any number of readers      blobs.rs
+//! Engine::document   lists of tags and referrers                                  documents.rs
+//! ```
+//!
+//! The same engine serves the registry and the node role, with other stores and sources.
+#![forbid(unsafe_code)]
+
+mod access;
+mod blobs;
+mod credential;
+mod documents;
+mod engine;
+mod fill;
+mod flight;
+mod manifests;
+mod metrics;
+mod reply;
+mod rules;
+mod source;
+mod store;
+mod tags;
+
+pub use credential::{Authority, Credential};
+pub use engine::{Engine, EngineSettings};
+pub use fill::{FillReader, Filling, HELD_BACK};
+pub use metrics::Metrics;
+pub use reply::{Blob, BlobReply, Chunk, Content, DocumentReply, Error, ManifestReply, Outcome, Request};
+pub use rules::{Freshness, Pattern, Rules};
+pub use source::{
+    Ask, BlobBody, BlobHead, ByteStream, Document, DocumentQuery, FailureKind, ManifestBody, ManifestHead, NoUpstream,
+    Source, SourceError, Upstream, Upstreams,
+};
+pub use store::{
+    Budget, DiskStore, Ingest, Record, RecordKind, ScrubProgress, ScrubReport, Store, StoreError, StoreSettings, Usage,
+    scrub,
+};

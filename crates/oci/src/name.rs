@@ -108,8 +108,8 @@ impl FromStr for Registry {
             return Err(NameError::Registry);
         }
         let text = text.to_ascii_lowercase();
-        let (host, port) = if text.starts_with('[') {
-            let (address, rest) = text[1..].split_once(']').ok_or(NameError::Registry)?;
+        let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
+            let (address, rest) = bracketed.split_once(']').ok_or(NameError::Registry)?;
             address.parse::<Ipv6Addr>().map_err(|_| NameError::Registry)?;
             match rest.strip_prefix(':') {
                 Some(port) => (&text[..address.len() + 2], Some(port)),

@@ -1,0 +1,164 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use moka::sync::Cache;
+use oci::Name;
+use rand::RngCore;
+
+use crate::credential::{Authority, Credential};
+use crate::reply::Request;
+use crate::source::Upstream;
+use crate::store::{Record, RecordKind, Store};
+
+/// What stands for a credential where it must be remembered: an HMAC under a key of this process.
+pub(crate) type Fingerprint = [u8; 32];
+
+/// Who may read which repository, as the origin said.
+///
+/// Public repositories are remembered in the store, because their content must be served through an outage that began
+/// before a restart; grants are remembered in memory only.
+pub(crate) struct Access {
+    key: [u8; 32],
+    public: Cache<Name, Mark>,
+    grants: Cache<(Name, Fingerprint), Mark>,
+    public_for: Duration,
+    grant_for: Duration,
+    grant_outage: Duration,
+    store: Arc<dyn Store>,
+}
+
+/// When the origin last said yes. The clock is one that nobody sets.
+#[derive(Clone, Copy)]
+struct Mark {
+    seen: Instant,
+    /// What had passed before `seen`, where the yes is older than this process.
+    before: Duration,
+}
+
+impl Mark {
+    fn now() -> Mark {
+        Mark { seen: Instant::now(), before: Duration::ZERO }
+    }
+
+    fn age(&self) -> Duration {
+        self.before + self.seen.elapsed()
+    }
+}
+
+impl Access {
+    pub(crate) fn new(
+        public_for: Duration,
+        grant_for: Duration,
+        grant_outage: Duration,
+        store: Arc<dyn Store>,
+    ) -> Access {
+        let mut key = [0; 32];
+        rand::rng().fill_bytes(&mut key);
+        Access {
+            key,
+            public: Cache::new(20_000),
+            grants: Cache::builder().max_capacity(50_000).time_to_live(grant_outage.max(grant_for)).build(),
+            public_for,
+            grant_for,
+            grant_outage,
+            store,
+        }
+    }
+
+    pub(crate) fn fingerprint(&self, credential: &Credential) -> Fingerprint {
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.key).expect("an HMAC takes keys of any length");
+        // The length keeps two different pairs from being the same text.
+        mac.update(&(credential.username().len() as u64).to_le_bytes());
+        mac.update(credential.username().as_bytes());
+        mac.update(credential.password().as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+
+    /// With whose right the request may be answered now, if that is known.
+    pub(crate) async fn known(&self, upstream: &Upstream, request: &Request) -> Option<Authority> {
+        let rules = &upstream.rules;
+        let own = if rules.own_credential { Authority::Own } else { Authority::Anonymous };
+        if rules.shared {
+            return Some(own);
+        }
+        if self.public_mark(&request.name).await.is_some_and(|mark| mark.age() < self.public_for) {
+            return Some(own);
+        }
+        let credential = request.credential.as_ref()?;
+        let grant = self.grants.get(&(request.name.clone(), self.fingerprint(credential)))?;
+        (grant.age() < self.grant_for).then(|| Authority::Client(credential.clone()))
+    }
+
+    /// Whether the request may be answered while the origin cannot be asked.
+    pub(crate) async fn through_outage(&self, upstream: &Upstream, request: &Request) -> bool {
+        if upstream.rules.shared {
+            return true;
+        }
+        if self
+            .public_mark(&request.name)
+            .await
+            .is_some_and(|mark| mark.age() < upstream.rules.stale.max(self.public_for))
+        {
+            return true;
+        }
+        let Some(credential) = &request.credential else { return false };
+        self.grants
+            .get(&(request.name.clone(), self.fingerprint(credential)))
+            .is_some_and(|grant| grant.age() < self.grant_outage.max(self.grant_for))
+    }
+
+    /// Remembers that the origin said yes.
+    pub(crate) async fn remember(&self, name: &Name, authority: &Authority) {
+        match authority {
+            Authority::Anonymous => {
+                let known = self.public.get(name).is_some_and(|mark| mark.age() < self.public_for / 2);
+                if !known {
+                    self.public.insert(name.clone(), Mark::now());
+                    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                    let record = Record::new(name, RecordKind::Public);
+                    // A store that does not take it costs one question to the origin after the next start.
+                    let _ = self.store.write(&record, Bytes::from(seconds.to_string()), true).await;
+                }
+            }
+            Authority::Client(credential) => {
+                self.grants.insert((name.clone(), self.fingerprint(credential)), Mark::now());
+            }
+            Authority::Own => {}
+        }
+    }
+
+    /// Forgets what a refusal has shown to be no longer so.
+    pub(crate) async fn forget(&self, name: &Name, authority: &Authority) {
+        match authority {
+            Authority::Anonymous => {
+                self.public.insert(name.clone(), Mark { seen: Instant::now(), before: Duration::MAX / 2 });
+                let _ = self.store.write(&Record::new(name, RecordKind::Public), Bytes::from_static(b"0"), true).await;
+            }
+            Authority::Client(credential) => self.grants.invalidate(&(name.clone(), self.fingerprint(credential))),
+            Authority::Own => {}
+        }
+    }
+
+    async fn public_mark(&self, name: &Name) -> Option<Mark> {
+        if let Some(mark) = self.public.get(name) {
+            return Some(mark);
+        }
+        let value = self.store.read(&Record::new(name, RecordKind::Public)).await.ok()??;
+        let then: u64 = std::str::from_utf8(&value).ok()?.trim().parse().ok()?;
+        let mark = Mark { seen: Instant::now(), before: age_of(then) };
+        self.public.insert(name.clone(), mark);
+        Some(mark)
+    }
+}
+
+/// How long ago a time of the wall clock was. What lies in the future, because a clock was set, is as old as can be
+/// without being over: it is asked for again, and serves while that is not possible.
+pub(crate) fn age_of(unix_seconds: u64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match now.checked_sub(unix_seconds) {
+        Some(age) => Duration::from_secs(age),
+        None => Duration::from_secs(24 * 3600),
+    }
+}

@@ -1,0 +1,261 @@
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use oci::{Digest, Name};
+
+use crate::credential::Authority;
+use crate::engine::{Engine, Inner, SmallBlob};
+use crate::fill::{self, Filling, Start};
+use crate::manifests::{is_outage, read_whole};
+use crate::reply::{Blob, BlobReply, Content, Error, Outcome, Request};
+use crate::source::{Ask, FailureKind, Upstream};
+use crate::store::{Record, RecordKind};
+
+/// Blobs up to this size are answered from memory, in bytes.
+const SMALL: u64 = 64 * 1024;
+
+impl Engine {
+    /// Gives a blob: from the store, or from the fill that is in progress or starts now. Waits until a source has
+    /// answered, not until the bytes are there.
+    pub async fn blob(&self, request: &Request, digest: &Digest) -> Result<BlobReply, Error> {
+        let reply = self.inner.blob(request, digest).await;
+        if let Ok(reply) = &reply {
+            self.inner.metrics.answered("blob", reply.outcome);
+        }
+        reply
+    }
+
+    /// Tells a blob's size in bytes. Never starts a fill.
+    pub async fn head_blob(&self, request: &Request, digest: &Digest) -> Result<(u64, Outcome), Error> {
+        let upstream = self.inner.upstreams.find(&request.name.registry)?;
+        self.inner.head_blob(&upstream, request, digest).await
+    }
+}
+
+impl Inner {
+    async fn blob(self: &Arc<Self>, request: &Request, digest: &Digest) -> Result<BlobReply, Error> {
+        let name = &request.name;
+        let upstream = self.upstreams.find(&name.registry)?;
+        let authority = match self.access.known(&upstream, request).await {
+            Some(authority) => authority,
+            None => match self.prove(&upstream, request, digest).await {
+                Ok(authority) => authority,
+                Err(error) if is_outage(error.kind) && self.access.through_outage(&upstream, request).await => {
+                    return match self.stored_blob(name, digest).await {
+                        Some(blob) => Ok(BlobReply { content: Content::Whole(blob), outcome: Outcome::Stale }),
+                        None => Err(error),
+                    };
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        if let Some(blob) = self.stored_blob(name, digest).await {
+            return Ok(BlobReply { content: Content::Whole(blob), outcome: Outcome::Hit });
+        }
+        // The bytes may be there from another repository: if the origin says that they are in this one too, they need not
+        // be fetched again.
+        if let Some(blob) = self.open(digest).await {
+            match self.head_blob(&upstream, request, digest).await {
+                Ok(_) => return Ok(BlobReply { content: Content::Whole(blob), outcome: Outcome::Revalidated }),
+                Err(error) if is_outage(error.kind) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.fill(upstream, Ask { name: name.clone(), authority }, digest).await
+    }
+
+    /// Finds out with whose right a blob may be asked for.
+    async fn prove(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        request: &Request,
+        digest: &Digest,
+    ) -> Result<Authority, Error> {
+        let (_, authority) = self
+            .authorized(upstream, request, |source, ask| async move {
+                Ok((source.head_blob(&ask, digest).await?, ask.authority))
+            })
+            .await?;
+        Ok(authority)
+    }
+
+    async fn head_blob(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        request: &Request,
+        digest: &Digest,
+    ) -> Result<(u64, Outcome), Error> {
+        let name = &request.name;
+        let known = self.access.known(upstream, request).await.is_some();
+        if known {
+            if let Some(blob) = self.stored_blob(name, digest).await {
+                return Ok((blob.size(), Outcome::Hit));
+            }
+            let filling =
+                self.fills.lock().unwrap_or_else(PoisonError::into_inner).get(&(name.clone(), *digest)).cloned();
+            if let Some(size) = filling.and_then(|filling| filling.size()) {
+                return Ok((size, Outcome::Joined));
+            }
+        }
+        let asked =
+            self.authorized(upstream, request, |source, ask| async move { source.head_blob(&ask, digest).await }).await;
+        let head = match asked.map_err(Error::from) {
+            Ok(head) => head,
+            Err(error) if is_outage(error.kind) && self.access.through_outage(upstream, request).await => {
+                let blob = self.stored_blob(name, digest).await.ok_or(error)?;
+                return Ok((blob.size(), Outcome::Stale));
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(blob) = self.open(digest).await {
+            self.admit_blob(name, digest).await;
+            return Ok((blob.size(), Outcome::Revalidated));
+        }
+        let size =
+            head.size.ok_or_else(|| Error::new(FailureKind::Invalid, "the origin does not tell the blob's length"))?;
+        Ok((size, Outcome::Miss))
+    }
+
+    /// Starts a fill or joins the one in progress.
+    async fn fill(self: &Arc<Self>, upstream: Arc<Upstream>, ask: Ask, digest: &Digest) -> Result<BlobReply, Error> {
+        let key = (ask.name.clone(), *digest);
+        // A fill that another client's right could not start says nothing about this client's: it is tried once more.
+        for attempt in 0..2 {
+            let (mut filling, joined) = self.join(&upstream, &ask, digest, &key)?;
+            match filling.started().await {
+                Ok(Start::Whole(blob)) => {
+                    let outcome = if joined { Outcome::Joined } else { Outcome::Miss };
+                    return Ok(BlobReply { content: Content::Whole(blob), outcome });
+                }
+                Ok(Start::Running) => {
+                    let outcome = if joined { Outcome::Joined } else { Outcome::Miss };
+                    return Ok(BlobReply { content: Content::Filling(filling), outcome });
+                }
+                Err(error) => {
+                    let refused =
+                        matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied | FailureKind::NotFound);
+                    if !(refused && joined && attempt == 0 && filling.ask().authority != ask.authority) {
+                        return Err(match error.kind {
+                            FailureKind::Unauthorized => Error::new(FailureKind::Denied, error.reason),
+                            _ => error,
+                        });
+                    }
+                }
+            }
+        }
+        Err(Error::new(FailureKind::Unavailable, "the blob could not be fetched"))
+    }
+
+    fn join(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        ask: &Ask,
+        digest: &Digest,
+        key: &(Name, Digest),
+    ) -> Result<(Filling, bool), Error> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::new(FailureKind::Unavailable, "larder is shutting down"));
+        }
+        let mut fills = self.fills.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = match fills.entry(key.clone()) {
+            Entry::Occupied(entry) => return Ok((entry.get().clone(), true)),
+            Entry::Vacant(entry) => entry,
+        };
+        if let Some(error) = self.failed_fills.get(key) {
+            return Err(error);
+        }
+        let (filling, work) =
+            fill::run(self.store.clone(), upstream.clone(), ask.clone(), *digest, self.metrics.clone());
+        entry.insert(filling.clone());
+        self.metrics.fills_running(fills.len());
+        let landing = Landing { inner: self.clone(), key: key.clone() };
+        let shown = filling.clone();
+        self.tasks.spawn(async move {
+            let cancel = landing.inner.cancel.clone();
+            let blob = tokio::select! {
+                () = cancel.cancelled() => None,
+                blob = work => blob,
+            };
+            // Membership is written before the fill is taken off the list, so that nobody starts another one in between.
+            if blob.is_some() {
+                landing.inner.admit_blob(&landing.key.0, &landing.key.1).await;
+                landing.inner.failed_fills.clear(&landing.key);
+            } else if let Some(error) = shown.failure_to_start() {
+                landing.inner.failed_fills.add(&landing.key, &error);
+            }
+            landing.inner.metrics.usage(landing.inner.store.usage());
+        });
+        Ok((filling, false))
+    }
+
+    /// A blob that is known to be in the repository.
+    async fn stored_blob(self: &Arc<Self>, name: &Name, digest: &Digest) -> Option<Blob> {
+        let key = (name.clone(), *digest);
+        if self.members.get(&key).is_none() {
+            let member = async |kind| matches!(self.store.read(&Record::new(name, kind)).await, Ok(Some(_)));
+            // A manifest may be asked for as a blob.
+            if !member(RecordKind::Blob(*digest)).await && !member(RecordKind::Manifest(*digest)).await {
+                return None;
+            }
+            self.members.insert(key, ());
+        }
+        self.open(digest).await
+    }
+
+    /// A blob's verified bytes, whichever repository they came with.
+    async fn open(self: &Arc<Self>, digest: &Digest) -> Option<Blob> {
+        if let Some(small) = self.small.get(digest) {
+            self.touch_small(digest, &small);
+            return Some(Blob::Memory(small.bytes.clone()));
+        }
+        match self.store.open(digest).await {
+            Ok(Some(blob)) if blob.size() <= SMALL => self.remember_small(digest, blob).await,
+            Ok(blob) => blob,
+            Err(error) => {
+                self.metrics.store_error(&error);
+                None
+            }
+        }
+    }
+
+    async fn remember_small(&self, digest: &Digest, blob: Blob) -> Option<Blob> {
+        match read_whole(blob).await {
+            Ok(bytes) if Digest::of(digest.algorithm(), &bytes) == *digest => {
+                self.small.insert(*digest, SmallBlob::new(bytes.clone()));
+                Some(Blob::Memory(bytes))
+            }
+            _ => {
+                self.metrics.quarantined(1);
+                self.store.quarantine(digest).await;
+                None
+            }
+        }
+    }
+
+    /// Records that a blob is in a repository.
+    async fn admit_blob(&self, name: &Name, digest: &Digest) {
+        let key = (name.clone(), *digest);
+        if self.members.get(&key).is_some() {
+            return;
+        }
+        match self.store.write(&Record::new(name, RecordKind::Blob(*digest)), Bytes::new(), true).await {
+            Ok(()) => self.members.insert(key, ()),
+            Err(error) => self.metrics.store_error(&error),
+        }
+    }
+}
+
+/// Takes a fill off the list when its task ends, however that happens.
+struct Landing {
+    inner: Arc<Inner>,
+    key: (Name, Digest),
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let mut fills = self.inner.fills.lock().unwrap_or_else(PoisonError::into_inner);
+        fills.remove(&self.key);
+        self.inner.metrics.fills_running(fills.len());
+    }
+}

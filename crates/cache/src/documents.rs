@@ -1,0 +1,164 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use oci::{Digest, MediaType, Reference};
+use serde::{Deserialize, Serialize};
+
+use crate::access::age_of;
+use crate::engine::{Engine, Inner};
+use crate::manifests::is_outage;
+use crate::reply::{DocumentReply, Error, Outcome, Request};
+use crate::rules::Freshness;
+use crate::source::{Document, DocumentQuery, FailureKind, Upstream};
+use crate::store::{Record, RecordKind};
+
+/// A list as the store keeps it. The list itself is JSON, so it is text.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    /// Seconds since 1970.
+    checked: u64,
+    media_type: String,
+    next: Option<String>,
+    filters_applied: Option<String>,
+    text: String,
+}
+
+impl Engine {
+    /// Gives a list of tags or referrers: as it was within its freshness, else as the origin has it now.
+    pub async fn document(&self, request: &Request, query: &DocumentQuery) -> Result<DocumentReply, Error> {
+        let inner = &self.inner;
+        let upstream = inner.upstreams.find(&request.name.registry)?;
+        let known = inner.access.known(&upstream, request).await.is_some();
+        let record = record(request, query);
+        let stored = inner.stored_document(&record).await;
+        let fresh = match upstream.rules.freshness {
+            Freshness::For(time) => time,
+            // Lists grow even where tags do not move.
+            Freshness::Immutable => std::time::Duration::ZERO,
+        };
+        let reply = |(_, document): (u64, Document), outcome| DocumentReply { document, warning: None, outcome };
+        if known
+            && let Some(stored) = &stored
+            && age_of(stored.0) < fresh
+        {
+            inner.metrics.answered("list", Outcome::Hit);
+            return Ok(reply(stored.clone(), Outcome::Hit));
+        }
+        let key = (request.name.clone(), query.clone(), inner.who(known, request));
+        let work = {
+            let (inner, upstream, request, query) = (inner.clone(), upstream.clone(), request.clone(), query.clone());
+            async move { inner.fetch_document(&upstream, &request, &query, &record).await }
+        };
+        let (result, joined) =
+            inner.document_flights.run(&inner.tasks, inner.clone(), |inner| &inner.document_flights, key, work).await;
+        let result = match result {
+            Ok(document) if joined => Ok(DocumentReply { outcome: Outcome::Joined, ..document }),
+            Err(error) if is_outage(error.kind) && inner.access.through_outage(&upstream, request).await => {
+                match stored {
+                    Some(stored) if age_of(stored.0) < upstream.rules.stale => {
+                        let warning = Some("the origin cannot be asked: this list may be out of date".into());
+                        Ok(DocumentReply { warning, ..reply(stored, Outcome::Stale) })
+                    }
+                    _ => Err(error),
+                }
+            }
+            result => result,
+        };
+        if let Ok(reply) = &result {
+            inner.metrics.answered("list", reply.outcome);
+        }
+        result
+    }
+}
+
+fn record(request: &Request, query: &DocumentQuery) -> Record {
+    let key = Digest::sha256(format!("{query:?}").as_bytes());
+    Record::new(&request.name, RecordKind::Document(key))
+}
+
+impl Inner {
+    async fn stored_document(&self, record: &Record) -> Option<(u64, Document)> {
+        let value = self.store.read(record).await.ok()??;
+        let Stored { checked, media_type, next, filters_applied, text } = serde_json::from_slice(&value).ok()?;
+        let media_type = MediaType::parse(&media_type)?;
+        Some((checked, Document { bytes: text.into(), media_type, next, filters_applied }))
+    }
+
+    async fn fetch_document(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        request: &Request,
+        query: &DocumentQuery,
+        record: &Record,
+    ) -> Result<DocumentReply, Error> {
+        let fetched =
+            self.authorized(upstream, request, |source, ask| async move { source.document(&ask, query).await }).await;
+        let mut document = match (fetched, query) {
+            (Ok(document), _) => document,
+            // The registry does not know the referrers API; then referrers are listed under a tag (distribution
+            // specification, "Referrers Tag Schema"), and without that tag there are none.
+            (Err(error), DocumentQuery::Referrers { digest, page: None, .. })
+                if error.kind == FailureKind::NotFound =>
+            {
+                self.referrers_by_tag(upstream, request, digest).await?
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
+        if let DocumentQuery::Referrers { artifact_type: Some(wanted), .. } = query
+            && document.filters_applied.is_none()
+        {
+            document = filtered(document, wanted);
+        }
+        if let Ok(text) = std::str::from_utf8(&document.bytes) {
+            let checked =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let stored = Stored {
+                checked,
+                media_type: document.media_type.to_string(),
+                next: document.next.clone(),
+                filters_applied: document.filters_applied.clone(),
+                text: text.to_owned(),
+            };
+            let value = serde_json::to_vec(&stored).expect("text and numbers serialize");
+            if let Err(error) = self.store.write(record, Bytes::from(value), false).await {
+                self.metrics.store_error(&error);
+            }
+        }
+        Ok(DocumentReply { document, warning: None, outcome: Outcome::Miss })
+    }
+
+    async fn referrers_by_tag(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        request: &Request,
+        subject: &Digest,
+    ) -> Result<Document, Error> {
+        let tag = format!("{}-{}", subject.algorithm(), subject.hex());
+        // The tag schema cuts what is longer than a tag may be.
+        let tag = tag[..tag.len().min(128)].parse().expect("a digest with a dash is a tag");
+        let reference = &Reference::Tag(tag);
+        let found = self
+            .authorized(upstream, request, |source, ask| async move { source.manifest(&ask, reference).await })
+            .await;
+        let bytes = match found {
+            Ok(body) if body.media_type.is_index() => body.bytes,
+            Ok(_) => EMPTY.into(),
+            Err(error) if error.kind == FailureKind::NotFound => EMPTY.into(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Document { bytes, media_type: MediaType::OCI_INDEX, next: None, filters_applied: None })
+    }
+}
+
+/// An index without manifests.
+const EMPTY: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+
+/// Keeps the referrers of one artifact type, where the registry did not do it.
+fn filtered(document: Document, wanted: &str) -> Document {
+    let Ok(mut index) = serde_json::from_slice::<serde_json::Value>(&document.bytes) else { return document };
+    let Some(manifests) = index.get_mut("manifests").and_then(|manifests| manifests.as_array_mut()) else {
+        return document;
+    };
+    manifests.retain(|descriptor| descriptor.get("artifactType").and_then(|kind| kind.as_str()) == Some(wanted));
+    Document { bytes: index.to_string().into(), filters_applied: Some("artifactType".into()), ..document }
+}

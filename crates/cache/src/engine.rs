@@ -1,0 +1,361 @@
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use moka::sync::Cache;
+use oci::{Digest, MediaType, Name, Reference};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::{Access, Fingerprint};
+use crate::credential::Authority;
+use crate::fill::{Failure, Filling};
+use crate::flight::{Failures, Flights};
+use crate::metrics::Metrics;
+use crate::reply::{DocumentReply, ManifestReply, Request};
+use crate::source::{Ask, DocumentQuery, FailureKind, Source, SourceError, Upstream, Upstreams};
+use crate::store::Store;
+use crate::tags::Tags;
+
+/// How the engine works.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    /// How long the origin's giving something to anyone makes a repository public.
+    pub public_for: Duration,
+    /// How long a grant is good.
+    pub grant_for: Duration,
+    /// How long a grant is honoured while the origin cannot be asked.
+    pub grant_outage: Duration,
+    /// Memory for manifests and small blobs, in bytes.
+    pub memory: u64,
+    /// Images that eviction never takes, with all that their manifests name.
+    pub pins: Vec<(Name, Reference)>,
+    /// How fast the store is hashed again in the background; 0 for never.
+    pub scrub_bytes_per_second: u64,
+    /// The time from one background scrub to the next; the first begins so long after the start at the latest an hour.
+    pub scrub_interval: Duration,
+}
+
+impl Default for EngineSettings {
+    fn default() -> EngineSettings {
+        EngineSettings {
+            public_for: Duration::from_secs(3600),
+            grant_for: Duration::from_secs(600),
+            grant_outage: Duration::from_secs(24 * 3600),
+            memory: 8 << 20,
+            pins: Vec::new(),
+            scrub_bytes_per_second: 8 << 20,
+            scrub_interval: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// The engine: answers from a store, and fills the store from sources.
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) upstreams: Arc<dyn Upstreams>,
+    pub(crate) settings: EngineSettings,
+    pub(crate) metrics: Metrics,
+    pub(crate) access: Access,
+    pub(crate) tags: Tags,
+    /// Manifests that are in a repository, by what was used lately.
+    pub(crate) manifests: Cache<(Name, Digest), Arc<StoredManifest>>,
+    /// Blobs that are small enough to be answered from memory.
+    pub(crate) small: Cache<Digest, Arc<SmallBlob>>,
+    /// Blobs that are known to be in a repository.
+    pub(crate) members: Cache<(Name, Digest), ()>,
+    pub(crate) fills: Mutex<HashMap<(Name, Digest), Filling>>,
+    pub(crate) failed_fills: Failures<(Name, Digest)>,
+    pub(crate) manifest_flights: Flights<ManifestKey, ManifestReply>,
+    pub(crate) document_flights: Flights<DocumentKey, DocumentReply>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) cancel: CancellationToken,
+}
+
+/// One question about a manifest. Questions of clients whose right is known already are the same question.
+pub(crate) type ManifestKey = (Name, Reference, Option<Fingerprint>);
+/// One question about a list.
+pub(crate) type DocumentKey = (Name, DocumentQuery, Option<Fingerprint>);
+
+pub(crate) struct StoredManifest {
+    pub(crate) bytes: Bytes,
+    pub(crate) media_type: MediaType,
+    used: Mutex<Instant>,
+}
+
+pub(crate) struct SmallBlob {
+    pub(crate) bytes: Bytes,
+    used: Mutex<Instant>,
+}
+
+impl StoredManifest {
+    pub(crate) fn new(bytes: Bytes, media_type: MediaType) -> Arc<StoredManifest> {
+        Arc::new(StoredManifest { bytes, media_type, used: Mutex::new(Instant::now()) })
+    }
+}
+
+impl SmallBlob {
+    pub(crate) fn new(bytes: Bytes) -> Arc<SmallBlob> {
+        Arc::new(SmallBlob { bytes, used: Mutex::new(Instant::now()) })
+    }
+}
+
+impl Engine {
+    /// Starts an engine and its background work.
+    pub fn start(
+        store: Arc<dyn Store>,
+        upstreams: Arc<dyn Upstreams>,
+        settings: EngineSettings,
+        metrics: Metrics,
+    ) -> Arc<Engine> {
+        let weigh = |bytes: &Bytes| u32::try_from(bytes.len() + 256).unwrap_or(u32::MAX);
+        let inner = Arc::new(Inner {
+            access: Access::new(settings.public_for, settings.grant_for, settings.grant_outage, store.clone()),
+            tags: Tags::new(store.clone()),
+            manifests: Cache::builder()
+                .weigher(move |_, stored: &Arc<StoredManifest>| weigh(&stored.bytes))
+                .max_capacity(settings.memory / 2)
+                .build(),
+            small: Cache::builder()
+                .weigher(move |_, stored: &Arc<SmallBlob>| weigh(&stored.bytes))
+                .max_capacity(settings.memory / 2)
+                .build(),
+            members: Cache::new(20_000),
+            fills: Mutex::new(HashMap::new()),
+            failed_fills: Failures::new(),
+            manifest_flights: Flights::new(),
+            document_flights: Flights::new(),
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+            store,
+            upstreams,
+            settings,
+            metrics,
+        });
+        for work in [tokio::spawn(inner.clone().keep_budget()), tokio::spawn(inner.clone().keep_whole())] {
+            inner.tasks.spawn(work);
+        }
+        Arc::new(Engine { inner })
+    }
+
+    /// Whether the engine can answer, from its store or without it. The error says what is degraded.
+    pub fn ready(&self) -> Result<(), String> {
+        self.inner.store.check().map_err(|error| error.to_string())
+    }
+
+    /// What the store holds and may hold, in bytes.
+    pub fn usage(&self) -> crate::store::Usage {
+        let usage = self.inner.store.usage();
+        self.inner.metrics.usage(usage);
+        usage
+    }
+
+    /// Tells that a stored blob could not be read while it was served: it is set aside and fetched again.
+    pub async fn suspect(&self, digest: &Digest) {
+        self.inner.small.invalidate(digest);
+        self.inner.metrics.quarantined(1);
+        self.inner.store.quarantine(digest).await;
+    }
+
+    /// Ends all fills and background work, and waits until they have ended.
+    pub async fn shutdown(&self) {
+        self.inner.cancel.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    /// Asks the sources of an upstream with a right that is sufficient, finding out which one is.
+    ///
+    /// What is known is used; otherwise nobody's right comes first and the client's second. A yes is remembered.
+    pub(crate) async fn authorized<T, F, Fut>(
+        &self,
+        upstream: &Upstream,
+        request: &Request,
+        call: F,
+    ) -> Result<T, SourceError>
+    where
+        F: Fn(Arc<dyn Source>, Ask) -> Fut,
+        Fut: Future<Output = Result<T, SourceError>>,
+    {
+        let Request { name, credential } = request;
+        let known = self.access.known(upstream, request).await;
+        if let Some(authority) = &known {
+            match self.each_source(upstream, name, authority.clone(), &call).await {
+                Err(error) if upstream.rules.shared && error.kind == FailureKind::Unauthorized => {
+                    self.metrics.access("own_refused");
+                    let reason = "the origin refused the credential that is configured for this upstream";
+                    return Err(SourceError::new(FailureKind::Denied, error.source_label, reason));
+                }
+                Err(error)
+                    if matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied)
+                        && !upstream.rules.shared =>
+                {
+                    self.access.forget(name, authority).await;
+                }
+                answer => return answer,
+            }
+        }
+        let mut answer = Err(SourceError::new(FailureKind::Unavailable, upstream.registry.as_str(), "not asked"));
+        for authority in std::iter::once(Authority::Anonymous).chain(credential.clone().map(Authority::Client)) {
+            answer = self.each_source(upstream, name, authority.clone(), &call).await;
+            match &answer {
+                Ok(_) => {
+                    self.metrics.access(if authority == Authority::Anonymous { "public" } else { "granted" });
+                    self.access.remember(name, &authority).await;
+                    return answer;
+                }
+                Err(error) => {
+                    let refused =
+                        matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied | FailureKind::NotFound);
+                    if matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied) {
+                        self.access.forget(name, &authority).await;
+                    }
+                    if !refused {
+                        break;
+                    }
+                }
+            }
+        }
+        answer.map_err(|error| match error.kind {
+            FailureKind::Unauthorized if credential.is_some() => {
+                self.metrics.access("refused");
+                SourceError::new(FailureKind::Denied, error.source_label, "the origin refused the credential")
+            }
+            _ => error,
+        })
+    }
+
+    /// Asks the sources in order until one gives what is wanted.
+    async fn each_source<T, F, Fut>(
+        &self,
+        upstream: &Upstream,
+        name: &Name,
+        authority: Authority,
+        call: &F,
+    ) -> Result<T, SourceError>
+    where
+        F: Fn(Arc<dyn Source>, Ask) -> Fut,
+        Fut: Future<Output = Result<T, SourceError>>,
+    {
+        let mut failure = Failure::default();
+        for source in &upstream.sources {
+            match call(source.clone(), Ask { name: name.clone(), authority: authority.clone() }).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => failure.add(error),
+            }
+        }
+        Err(failure.into_error(upstream))
+    }
+
+    /// The part of a question's key that keeps clients apart whose rights are not known yet.
+    pub(crate) fn who(&self, known: bool, request: &Request) -> Option<Fingerprint> {
+        match &request.credential {
+            Some(credential) if !known => Some(self.access.fingerprint(credential)),
+            _ => None,
+        }
+    }
+
+    /// Tells the store now and then that something answered from memory is in use.
+    pub(crate) fn touch(self: &Arc<Self>, digest: &Digest, used: &Mutex<Instant>) {
+        let mut used = used.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.elapsed() > Duration::from_secs(5) {
+            *used = Instant::now();
+            let (inner, digest) = (self.clone(), *digest);
+            self.tasks.spawn(async move { drop(inner.store.open(&digest).await) });
+        }
+    }
+
+    pub(crate) fn touch_manifest(self: &Arc<Self>, digest: &Digest, stored: &StoredManifest) {
+        self.touch(digest, &stored.used);
+    }
+
+    pub(crate) fn touch_small(self: &Arc<Self>, digest: &Digest, stored: &SmallBlob) {
+        self.touch(digest, &stored.used);
+    }
+
+    /// Background work: drops what was used longest ago while the store is over its budget.
+    async fn keep_budget(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                () = self.store.over_budget() => {}
+            }
+            let keep = self.pinned().await;
+            match self.store.evict(keep).await {
+                Ok((blobs, bytes)) => {
+                    self.metrics.evicted(blobs, bytes);
+                    if blobs > 0 {
+                        tracing::info!(blobs, bytes, "evicted what was used longest ago");
+                    }
+                }
+                Err(error) => self.metrics.store_error(&error),
+            }
+            self.metrics.usage(self.store.usage());
+            // Where nothing could be dropped, because all is pinned or being read, it is tried again at this pace.
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            }
+        }
+    }
+
+    /// Background work: hashes the store again, slowly.
+    async fn keep_whole(self: Arc<Self>) {
+        let EngineSettings { scrub_bytes_per_second: speed, scrub_interval: interval, .. } = self.settings;
+        if speed == 0 {
+            return;
+        }
+        let mut wait = interval.min(Duration::from_secs(3600));
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = interval;
+            let scrubbed = tokio::select! {
+                () = self.cancel.cancelled() => return,
+                scrubbed = self.store.scrub(speed) => scrubbed,
+            };
+            match scrubbed {
+                Ok(report) => {
+                    self.metrics.quarantined(report.quarantined.len() as u64);
+                    tracing::info!(
+                        blobs = report.blobs,
+                        bytes = report.bytes,
+                        bad = report.quarantined.len(),
+                        "scrubbed the store"
+                    );
+                }
+                Err(error) => tracing::warn!(%error, "the store cannot be scrubbed"),
+            }
+        }
+    }
+
+    /// What the pinned images consist of, as far as it is in the store.
+    async fn pinned(self: &Arc<Self>) -> HashSet<Digest> {
+        let mut keep = HashSet::new();
+        for (name, reference) in &self.settings.pins {
+            let digest = match reference {
+                Reference::Digest(digest) => Some(*digest),
+                Reference::Tag(tag) => self.tags.get(name, tag).await.map(|tag| tag.digest),
+            };
+            let mut next: Vec<Digest> = digest.into_iter().collect();
+            while let Some(digest) = next.pop() {
+                if keep.insert(digest)
+                    && let Some(stored) = self.stored_manifest(name, &digest).await
+                    && let Ok(manifest) = oci::Manifest::read(&stored.media_type, &stored.bytes)
+                {
+                    next.extend(manifest.children.iter().map(|child| child.digest));
+                }
+            }
+        }
+        keep
+    }
+}

@@ -1,0 +1,314 @@
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use oci::{Digest, Hasher};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::HELD_BACK;
+use super::progress::{Filling, Handoff, Progress, Shared, State};
+use super::supply::Supply;
+use crate::metrics::{FillResult, Metrics};
+use crate::reply::{Blob, Error};
+use crate::source::{Ask, FailureKind, SourceError, Upstream};
+use crate::store::{Ingest, Store, StoreError};
+
+/// Bytes that are collected while the disk takes the ones before, at the most.
+const BATCH: usize = 1 << 20;
+
+/// The error of those who wait for a fill that was ended from outside.
+pub(super) fn ended() -> Error {
+    Error::new(FailureKind::Unavailable, "larder is shutting down")
+}
+
+/// Makes a fill: the part to share, and the work to be spawned, which gives the blob when all of it is there and verified.
+pub(crate) fn run(
+    store: Arc<dyn Store>,
+    upstream: Arc<Upstream>,
+    ask: Ask,
+    digest: Digest,
+    metrics: Metrics,
+) -> (Filling, impl Future<Output = Option<Blob>> + Send) {
+    let (sender, progress) =
+        watch::channel(Progress { size: None, released: 0, file: None, right_until: None, state: State::Starting });
+    let shared = Arc::new(Shared { upstream, ask, digest, metrics });
+    let task = Task { shared: shared.clone(), store, progress: sender };
+    (Filling { shared, progress }, task.run())
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    store: Arc<dyn Store>,
+    progress: watch::Sender<Progress>,
+}
+
+/// Why one attempt ended.
+enum Stop {
+    Source(SourceError),
+    /// The disk failed after `Handoff::at` bytes.
+    Disk(StoreError, Box<Handoff>),
+    /// The bytes have another digest; those at and behind the offset differ from the attempt before.
+    Mismatch(Digest),
+}
+
+/// One attempt's account.
+struct Attempt {
+    hasher: Hasher,
+    written: u64,
+    /// The first byte in which this attempt differs from the one before.
+    differs_at: Option<u64>,
+}
+
+impl Task {
+    fn supply(&self, source: usize, size: Option<u64>) -> Supply {
+        let Shared { upstream, ask, digest, metrics } = &*self.shared;
+        Supply::new(upstream.clone(), ask.clone(), *digest, metrics.clone(), source, 0, size)
+    }
+
+    async fn run(self) -> Option<Blob> {
+        let started = Instant::now();
+        let result = self.fill().await;
+        let Shared { digest, metrics, ask, .. } = &*self.shared;
+        match &result {
+            Ok(blob) => {
+                metrics.filled(FillResult::Kept);
+                let ms = started.elapsed().as_millis() as u64;
+                tracing::debug!(name = %ask.name, %digest, size = blob.size(), ms, "filled");
+            }
+            Err(FillEnd::Passed) => metrics.filled(FillResult::Passed),
+            Err(FillEnd::Failed(error)) => {
+                metrics.filled(FillResult::Failed);
+                tracing::warn!(name = %ask.name, %digest, %error, "a fill failed");
+            }
+        }
+        self.progress.send_modify(|progress| match result {
+            Ok(ref blob) => {
+                progress.size = Some(blob.size());
+                progress.released = blob.size();
+                progress.state = State::Whole(blob.clone());
+            }
+            // The state was set when the readers took over.
+            Err(FillEnd::Passed) => {}
+            Err(FillEnd::Failed(ref error)) => progress.state = State::Failed(error.clone()),
+        });
+        result.ok()
+    }
+
+    async fn fill(&self) -> Result<Blob, FillEnd> {
+        let mut supply = self.supply(0, None);
+        supply.open().await.map_err(FillEnd::from)?;
+        let digest = self.shared.digest;
+        let ingest = match self.store.ingest(&digest, supply.size()).await {
+            Ok(ingest) => ingest,
+            Err(error) => return Err(self.hand_off(error, Handoff::start(&digest), supply.size())),
+        };
+        self.progress.send_modify(|progress| {
+            progress.size = supply.size();
+            progress.file = Some(ingest.file().clone());
+            progress.state = State::Running;
+        });
+        let mut compare = false;
+        loop {
+            match self.attempt(&mut supply, &ingest, compare).await {
+                Ok(size) => return self.commit(ingest, size).await,
+                Err(Stop::Source(error)) => return Err(error.into()),
+                Err(Stop::Disk(error, handoff)) => {
+                    // A second attempt overwrote what the readers may have got, and nobody can tell any more.
+                    if compare {
+                        let reason = "a source sent wrong bytes, and the disk takes no others";
+                        return Err(FillEnd::Failed(Error::new(FailureKind::Invalid, reason)));
+                    }
+                    return Err(self.hand_off(error, handoff, supply.size()));
+                }
+                Err(Stop::Mismatch(found)) => {
+                    let source = &self.shared.upstream.sources[supply.source()];
+                    let label = source.label();
+                    self.shared.metrics.mismatched();
+                    tracing::warn!(name = %self.shared.ask.name, %digest, %found, source = label, "a source sent wrong bytes");
+                    let next = supply.source() + 1;
+                    if next >= self.shared.upstream.sources.len() {
+                        let reason = format!("{label}: the bytes that came have another digest ({found})");
+                        return Err(FillEnd::Failed(Error::new(FailureKind::Invalid, reason)));
+                    }
+                    // The next source's bytes go into the same file and are compared with what was there: whoever got
+                    // no more than what both have in common is served on. The size may have been a lie too.
+                    supply = self.supply(next, None);
+                    supply.open().await.map_err(FillEnd::from)?;
+                    let (size, said) = (supply.size(), self.progress.borrow().size);
+                    if size != said {
+                        let reason = format!("{label}: the blob's length was wrong");
+                        return Err(FillEnd::Failed(Error::new(FailureKind::Invalid, reason)));
+                    }
+                    compare = true;
+                }
+            }
+        }
+    }
+
+    /// Takes all bytes from the supply into the file, hashes them, and lets readers have all but the end.
+    async fn attempt(&self, supply: &mut Supply, ingest: &Arc<dyn Ingest>, compare: bool) -> Result<u64, Stop> {
+        let digest = self.shared.digest;
+        let mut attempt = Some(Attempt { hasher: Hasher::new(digest.algorithm()), written: 0, differs_at: None });
+        let mut writing: Option<JoinHandle<Result<Attempt, (StoreError, Box<Handoff>)>>> = None;
+        let mut batch: Vec<Bytes> = Vec::new();
+        let mut batched = 0;
+        let mut ended = false;
+        loop {
+            if batched > 0
+                && let Some(taken) = attempt.take()
+            {
+                let (batch, ingest, source) = (std::mem::take(&mut batch), ingest.clone(), supply.source());
+                batched = 0;
+                writing = Some(tokio::task::spawn_blocking(move || take_in(taken, &batch, &*ingest, compare, source)));
+            }
+            tokio::select! {
+                biased;
+                done = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
+                    writing = None;
+                    let done = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                    let done = done.map_err(|(error, handoff)| Stop::Disk(error, handoff))?;
+                    if !compare {
+                        self.release(done.written, supply.size());
+                    }
+                    attempt = Some(done);
+                }
+                bytes = supply.next(), if !ended && batched < BATCH => match bytes {
+                    Ok(Some(bytes)) => {
+                        batched += bytes.len();
+                        batch.push(bytes);
+                    }
+                    Ok(None) => ended = true,
+                    Err(error) => {
+                        if let Some(writing) = writing {
+                            let _ = writing.await;
+                        }
+                        return Err(Stop::Source(error));
+                    }
+                },
+                else => break,
+            }
+        }
+        let Attempt { hasher, written, differs_at } = attempt.expect("nothing is being written");
+        let found = hasher.finish();
+        if found != digest {
+            return Err(Stop::Mismatch(found));
+        }
+        if compare {
+            self.progress.send_modify(|progress| progress.right_until = Some(differs_at.unwrap_or(written)));
+        }
+        Ok(written)
+    }
+
+    fn release(&self, written: u64, size: Option<u64>) {
+        let limit = size.unwrap_or(written).saturating_sub(HELD_BACK);
+        let released = written.min(limit);
+        self.progress.send_if_modified(|progress| {
+            let more = released > progress.released;
+            progress.released = progress.released.max(released);
+            more
+        });
+    }
+
+    /// Makes the verified file the blob. Readers get the held-back end before the disk has acknowledged anything: they
+    /// wait for the digest, not for the disk.
+    async fn commit(&self, ingest: Arc<dyn Ingest>, size: u64) -> Result<Blob, FillEnd> {
+        let verified = Blob::File { file: ingest.file().clone(), size };
+        self.progress.send_modify(|progress| {
+            progress.size = Some(size);
+            progress.released = size;
+            progress.state = State::Whole(verified);
+        });
+        let committing = ingest.clone();
+        let committed = tokio::task::spawn_blocking(move || committing.commit(size)).await;
+        match committed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+            Ok(blob) => Ok(blob),
+            Err(error) => {
+                self.shared.metrics.store_error(&error);
+                tracing::warn!(digest = %self.shared.digest, %error, "a verified blob could not be kept");
+                Err(FillEnd::Passed)
+            }
+        }
+    }
+
+    fn hand_off(&self, error: StoreError, handoff: Box<Handoff>, size: Option<u64>) -> FillEnd {
+        if !matches!(error, StoreError::TooLarge { .. }) {
+            self.shared.metrics.store_error(&error);
+        }
+        tracing::warn!(name = %self.shared.ask.name, digest = %self.shared.digest, %error, at = handoff.at, "passing a blob through uncached");
+        self.progress.send_modify(|progress| {
+            progress.size = progress.size.or(size);
+            progress.released = handoff.released();
+            progress.state = State::Passing(handoff);
+        });
+        FillEnd::Passed
+    }
+}
+
+impl Handoff {
+    fn start(digest: &Digest) -> Box<Handoff> {
+        Box::new(Handoff { at: 0, source: 0, hasher: Hasher::new(digest.algorithm()) })
+    }
+
+    /// Up to where the file may be read: its end is held back still, for nothing is verified.
+    pub(super) fn released(&self) -> u64 {
+        self.at.saturating_sub(HELD_BACK)
+    }
+}
+
+/// How a fill ends without a blob in the store.
+enum FillEnd {
+    Passed,
+    Failed(Error),
+}
+
+impl From<SourceError> for FillEnd {
+    fn from(error: SourceError) -> FillEnd {
+        FillEnd::Failed(error.into())
+    }
+}
+
+/// Writes and hashes a batch. Blocks.
+fn take_in(
+    mut attempt: Attempt,
+    batch: &[Bytes],
+    ingest: &dyn Ingest,
+    compare: bool,
+    source: usize,
+) -> Result<Attempt, (StoreError, Box<Handoff>)> {
+    for bytes in batch {
+        if compare && attempt.differs_at.is_none() {
+            attempt.differs_at = first_difference(ingest.file(), bytes, attempt.written);
+        }
+        if let Err(error) = ingest.write_at(bytes, attempt.written) {
+            return Err((error, Box::new(Handoff { at: attempt.written, source, hasher: attempt.hasher })));
+        }
+        attempt.hasher.update(bytes);
+        attempt.written += bytes.len() as u64;
+    }
+    Ok(attempt)
+}
+
+/// The offset of the first byte of the file that differs from `bytes`, which belong at `offset`.
+fn first_difference(file: &File, bytes: &[u8], offset: u64) -> Option<u64> {
+    let mut old = vec![0; bytes.len()];
+    if file.read_exact_at(&mut old, offset).is_err() {
+        return Some(offset);
+    }
+    old.iter().zip(bytes).position(|(old, new)| old != new).map(|at| offset + at as u64)
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        // A task that is ended from outside leaves nobody waiting.
+        self.progress.send_if_modified(|progress| {
+            let open = matches!(progress.state, State::Starting | State::Running);
+            if open {
+                progress.state = State::Failed(ended());
+            }
+            open
+        });
+    }
+}

@@ -1,0 +1,119 @@
+use std::time::Duration;
+
+/// How content of one upstream is kept, and who may have it.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Everybody who reaches larder may have what the upstream's own credential gives.
+    pub shared: bool,
+    /// The upstream has a credential of its own.
+    pub own_credential: bool,
+    /// How long a tag's answer is good where no pattern says otherwise.
+    pub freshness: Freshness,
+    /// Patterns over `repository:tag`, first match wins. `*` stands for any characters.
+    pub patterns: Vec<(Pattern, Freshness)>,
+    /// How long after its last check a tag is served while the origin cannot be asked.
+    pub stale: Duration,
+    /// Serve the last known answer where the origin says 404.
+    pub serve_when_gone: bool,
+    /// Serve the last known answer where the origin says 401 or 403.
+    pub serve_when_denied: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            shared: false,
+            own_credential: false,
+            freshness: Freshness::For(Duration::from_secs(5 * 60)),
+            patterns: Vec::new(),
+            stale: Duration::from_secs(7 * 24 * 3600),
+            serve_when_gone: false,
+            serve_when_denied: false,
+        }
+    }
+}
+
+/// How long a tag→digest answer is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// So long; zero asks the origin at every pull.
+    For(Duration),
+    /// For ever.
+    Immutable,
+}
+
+/// A text in which `*` stands for any characters, none included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// Takes the text as it is; every text is a pattern.
+    pub fn new(text: impl Into<String>) -> Pattern {
+        Pattern(text.into())
+    }
+
+    /// Whether the pattern covers the whole of `text`.
+    pub fn matches(&self, text: &str) -> bool {
+        let mut parts = self.0.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = text.strip_prefix(first) else { return false };
+        let Some(last) = parts.next_back() else { return rest.is_empty() };
+        for part in parts {
+            match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
+}
+
+impl Rules {
+    /// The freshness of a tag.
+    pub fn freshness_of(&self, repository: &oci::Repository, tag: &oci::Tag) -> Freshness {
+        if self.patterns.is_empty() {
+            return self.freshness;
+        }
+        let text = format!("{repository}:{tag}");
+        self.patterns
+            .iter()
+            .find(|(pattern, _)| pattern.matches(&text))
+            .map_or(self.freshness, |(_, freshness)| *freshness)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, text, expected) in [
+            ("a:b", "a:b", true),
+            ("a:b", "a:bc", false),
+            ("*", "", true),
+            ("*:v*", "shop/api:v1.2", true),
+            ("*:v*", "shop/api:latest", false),
+            ("shop/*:*-rc*", "shop/api:1-rc2", true),
+            ("a*a", "a", false),
+            ("a**b", "ab", true),
+        ] {
+            assert_eq!(Pattern::new(pattern).matches(text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn the_first_pattern_decides() {
+        let rules = Rules {
+            patterns: vec![
+                (Pattern::new("*:latest"), Freshness::For(Duration::ZERO)),
+                (Pattern::new("shop/*"), Freshness::Immutable),
+            ],
+            ..Rules::default()
+        };
+        let of = |repository: &str, tag: &str| rules.freshness_of(&repository.parse().unwrap(), &tag.parse().unwrap());
+        assert_eq!(of("shop/api", "latest"), Freshness::For(Duration::ZERO));
+        assert_eq!(of("shop/api", "1"), Freshness::Immutable);
+        assert_eq!(of("other", "1"), rules.freshness);
+    }
+}

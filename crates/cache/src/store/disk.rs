@@ -1,0 +1,439 @@
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use oci::Digest;
+use rustix::fs::{FileType, Mode, OFlags};
+use tokio::sync::Notify;
+
+use super::ingest::DiskIngest;
+use super::layout::Layout;
+use super::scrub::ScrubReport;
+use super::{Ingest, Record, Store, StoreError, Usage, seal};
+use crate::reply::Blob;
+
+/// How a disk store is opened.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// The folder; made if it is not there.
+    pub root: PathBuf,
+    /// The most that it may hold.
+    pub budget: Budget,
+}
+
+/// The most that a store may hold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// So many bytes.
+    Bytes(u64),
+    /// A share of its file system, above 0 and up to 1.
+    Share(f64),
+}
+
+/// A store in a folder, which nothing else is needed to serve: no index, no database.
+///
+/// A blob's name is its digest, its seal tells that it is whole, its access time is when it was last used. So a start
+/// reads nothing, and nothing is kept in memory per blob.
+pub struct DiskStore {
+    pub(super) layout: Layout,
+    budget: Budget,
+    used: AtomicU64,
+    /// Whether `used` has been counted since the start.
+    counted: Mutex<bool>,
+    pressure: Notify,
+    files: Files,
+    next_ingest: AtomicU64,
+    pub(super) filling: Mutex<HashMap<Digest, usize>>,
+}
+
+/// An open blob. The time of its last touch is kept with it, so that a busy blob is touched once a second.
+struct OpenFile {
+    file: Arc<File>,
+    touched: Mutex<Instant>,
+}
+
+/// Blobs opened lately stay open, which saves a path look-up per request, and are known while anybody reads them, which
+/// keeps eviction from them.
+struct Files {
+    recent: moka::sync::Cache<Digest, Arc<OpenFile>>,
+    reading: Mutex<HashMap<Digest, Weak<File>>>,
+}
+
+impl Files {
+    fn remember(&self, digest: &Digest, file: File) -> Arc<File> {
+        let file = Arc::new(file);
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if reading.len() >= 2048 && reading.len().is_power_of_two() {
+            reading.retain(|_, file| file.strong_count() > 0);
+        }
+        reading.insert(*digest, Arc::downgrade(&file));
+        drop(reading);
+        self.recent.insert(*digest, Arc::new(OpenFile { file: file.clone(), touched: Mutex::new(Instant::now()) }));
+        file
+    }
+
+    /// Forgets a blob and tells whether somebody still reads it.
+    fn forget(&self, digest: &Digest) -> bool {
+        self.recent.invalidate(digest);
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = reading.get(digest).is_some_and(|file| file.strong_count() > 0);
+        if !busy {
+            reading.remove(digest);
+        }
+        busy
+    }
+}
+
+impl DiskStore {
+    /// Opens a store to serve it. Takes its lock, and removes what an earlier process left half done.
+    pub fn open(settings: StoreSettings) -> Result<Arc<DiskStore>, StoreError> {
+        DiskStore::with_layout(Layout::open(&settings.root, true)?, settings.budget)
+    }
+
+    /// Opens a store to look at it, beside a process that may be serving it.
+    pub fn inspect(root: &Path) -> Result<Arc<DiskStore>, StoreError> {
+        DiskStore::with_layout(Layout::open(root, false)?, Budget::Share(1.0))
+    }
+
+    fn with_layout(layout: Layout, budget: Budget) -> Result<Arc<DiskStore>, StoreError> {
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(65536);
+        Ok(Arc::new(DiskStore {
+            layout,
+            budget,
+            used: AtomicU64::new(0),
+            counted: Mutex::new(false),
+            pressure: Notify::new(),
+            files: Files {
+                recent: moka::sync::Cache::builder().max_capacity((descriptors / 8).min(512)).build(),
+                reading: Mutex::new(HashMap::new()),
+            },
+            next_ingest: AtomicU64::new(0),
+            filling: Mutex::new(HashMap::new()),
+        }))
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.layout.root
+    }
+
+    pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.layout.root.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
+    }
+
+    /// The budget in bytes. A share is of the whole file system, and never more than what is there beside other files.
+    fn budget_bytes(&self) -> u64 {
+        match self.budget {
+            Budget::Bytes(bytes) => bytes,
+            Budget::Share(share) => match rustix::fs::statvfs(&self.layout.root) {
+                Ok(stat) => (stat.f_blocks as f64 * stat.f_frsize as f64 * share) as u64,
+                Err(_) => u64::MAX,
+            },
+        }
+    }
+
+    pub(super) fn charge(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.pressure.notify_one();
+    }
+
+    pub(super) fn release(&self, bytes: u64) {
+        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(bytes)));
+    }
+
+    /// Counts what the blobs take, once. Until then the budget is not enforced.
+    pub(super) fn count(&self) -> Result<(), StoreError> {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*counted {
+            let mut total = 0;
+            self.each_blob(|_, stat| total += stat.st_size as u64)?;
+            // Blobs that came in meanwhile are counted twice by at most their size; the next start is exact again.
+            self.used.fetch_add(total, Ordering::Relaxed);
+            *counted = true;
+        }
+        Ok(())
+    }
+
+    /// Calls `each` for every blob. What is no regular file with a digest for its name is passed over.
+    pub(super) fn each_blob(&self, mut each: impl FnMut(Digest, &rustix::fs::Stat)) -> Result<(), StoreError> {
+        use rustix::fs::{AtFlags, Dir, statat};
+        for algorithm in ["sha256", "sha512"] {
+            let folder = self.layout.root.join("blobs").join(algorithm);
+            let handle = rustix::fs::open(&folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|error| StoreError::io("opening the folder of blobs")(error.into()))?;
+            let list =
+                Dir::read_from(&handle).map_err(|error| StoreError::io("reading the folder of blobs")(error.into()))?;
+            for entry in list.flatten() {
+                let Some(digest) =
+                    entry.file_name().to_str().ok().and_then(|hex| Digest::from_parts(algorithm, hex).ok())
+                else {
+                    continue;
+                };
+                if let Ok(stat) = statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+                    && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                {
+                    each(digest, &stat);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a blob's file and tells whether its seal holds. Neither a link nor a pipe can be put in a blob's place.
+    pub(super) fn open_file(&self, digest: &Digest) -> Result<Option<(File, rustix::fs::Stat)>, StoreError> {
+        let path = self.blob_path(digest);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
+                self.set_aside(digest, "it is no regular file");
+                return Ok(None);
+            }
+            Err(error) => return Err(StoreError::io("opening a blob")(error.into())),
+        };
+        let stat = rustix::fs::fstat(&file).map_err(|error| StoreError::io("looking at a blob")(error.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            self.set_aside(digest, "it is no regular file");
+            return Ok(None);
+        }
+        Ok(Some((File::from(file), stat)))
+    }
+
+    fn open_blocking(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+        let Some((file, stat)) = self.open_file(digest)? else { return Ok(None) };
+        if !seal::is_sealed(&stat, digest) {
+            match seal::hash(&file, digest, |_| {}) {
+                Ok(found) if found == *digest => {
+                    tracing::debug!(%digest, "a blob without its seal was found right and sealed");
+                    let _ = seal::apply(&file, digest, stat.st_size as u64);
+                }
+                Ok(_) => {
+                    self.set_aside(digest, "its bytes have another digest");
+                    return Ok(None);
+                }
+                Err(error) => {
+                    self.set_aside(digest, "it cannot be read");
+                    tracing::warn!(%digest, %error, "a blob cannot be read");
+                    return Ok(None);
+                }
+            }
+        }
+        let _ = seal::touch(&file);
+        Ok(Some(Blob::File { size: stat.st_size as u64, file: self.files.remember(digest, file) }))
+    }
+
+    /// Moves a bad blob to the quarantine, where the last of its name is kept for inspection.
+    pub(super) fn set_aside(&self, digest: &Digest, why: &'static str) {
+        self.files.forget(digest);
+        let path = self.blob_path(digest);
+        let size = fs::symlink_metadata(&path).map_or(0, |meta| meta.len());
+        let aside = self.layout.root.join("quarantine").join(format!("{}-{}", digest.algorithm(), digest.hex()));
+        let moved =
+            fs::rename(&path, &aside).or_else(|_| fs::remove_dir_all(&path)).or_else(|_| fs::remove_file(&path));
+        self.release(size);
+        match moved {
+            Ok(()) => tracing::warn!(%digest, why, "a stored blob is bad: set aside, to be fetched again"),
+            Err(error) => tracing::error!(%digest, why, %error, "a stored blob is bad and cannot be set aside"),
+        }
+    }
+
+    fn read_blocking(&self, record: &Record) -> Result<Option<Bytes>, StoreError> {
+        match fs::read(self.layout.root.join(record.path())) {
+            Ok(value) => Ok(Some(value.into())),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(StoreError::io("reading a record")(error)),
+        }
+    }
+
+    fn write_blocking(&self, record: &Record, value: &[u8], durable: bool) -> Result<(), StoreError> {
+        let path = self.layout.root.join(record.path());
+        let folder = path.parent().expect("a record lies in a repository's folder");
+        let new = self.new_ingest_path("record");
+        let write = || -> io::Result<()> {
+            let mut file = create(&new)?;
+            file.write_all(value)?;
+            if durable {
+                file.sync_all()?;
+            }
+            if let Err(error) = fs::rename(&new, &path) {
+                if error.kind() != io::ErrorKind::NotFound {
+                    return Err(error);
+                }
+                make_synced(folder)?;
+                fs::rename(&new, &path)?;
+            }
+            if durable { File::open(folder)?.sync_all() } else { Ok(()) }
+        };
+        write()
+            .or_else(|error| {
+                if error.kind() == io::ErrorKind::NotFound {
+                    self.layout.restore()?;
+                    write().map_err(StoreError::io("writing a record"))
+                } else {
+                    Err(StoreError::io("writing a record")(error))
+                }
+            })
+            .inspect_err(|_| drop(fs::remove_file(&new)))
+    }
+
+    pub(super) fn new_ingest_path(&self, what: &str) -> PathBuf {
+        let number = self.next_ingest.fetch_add(1, Ordering::Relaxed);
+        self.layout.root.join("ingest").join(format!("{}-{number}-{what}", std::process::id()))
+    }
+
+    fn begin(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Result<DiskIngest, StoreError> {
+        if let Some(size) = size {
+            let Usage { bytes, budget } = self.usage();
+            if size > budget {
+                return Err(StoreError::TooLarge { size, budget });
+            }
+            // With room made beforehand the store is above its budget for as short a time as possible.
+            if bytes + size > budget {
+                self.evict_until(budget.saturating_sub(size), &HashSet::new())?;
+            }
+        }
+        match DiskIngest::begin(self, digest, size) {
+            Err(StoreError::Full) => {
+                let wanted = size.unwrap_or(64 << 20);
+                self.evict_until(self.usage().bytes.saturating_sub(wanted), &HashSet::new())?;
+                DiskIngest::begin(self, digest, size)
+            }
+            Err(StoreError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                self.layout.restore()?;
+                DiskIngest::begin(self, digest, size)
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn adopt(&self, digest: &Digest, file: File) -> Arc<File> {
+        self.files.remember(digest, file)
+    }
+
+    /// Deletes a blob unless somebody reads or fills it; tells whether it went.
+    pub(super) fn remove(&self, digest: &Digest) -> bool {
+        let filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner).contains_key(digest);
+        !filling && !self.files.forget(digest) && fs::remove_file(self.blob_path(digest)).is_ok()
+    }
+}
+
+/// Creates a file for this user alone, readable by its group.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?);
+    Ok(file)
+}
+
+/// Makes a folder and its parents, each of them on the disk when this returns.
+fn make_synced(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        make_synced(parent)?;
+        match fs::DirBuilder::new().mode(0o700).create(folder) {
+            Ok(()) => File::open(parent)?.sync_all()?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Runs what blocks on the disk away from the workers that serve.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// A store behind an `Arc`, which its blocking work shares.
+#[async_trait]
+impl Store for Arc<DiskStore> {
+    async fn open(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+        if let Some(open) = self.files.recent.get(digest) {
+            // One look at an inode that is in memory; deleted, replaced or changed files are opened anew.
+            if let Ok(stat) = rustix::fs::fstat(&*open.file)
+                && stat.st_nlink > 0
+                && seal::is_sealed(&stat, digest)
+            {
+                let mut touched = open.touched.lock().unwrap_or_else(PoisonError::into_inner);
+                if touched.elapsed() >= Duration::from_secs(1) {
+                    *touched = Instant::now();
+                    let _ = seal::touch(&open.file);
+                }
+                return Ok(Some(Blob::File { file: open.file.clone(), size: stat.st_size as u64 }));
+            }
+            self.files.forget(digest);
+        }
+        let (store, digest) = (self.clone(), *digest);
+        blocking(move || store.open_blocking(&digest)).await
+    }
+
+    async fn ingest(&self, digest: &Digest, size: Option<u64>) -> Result<Arc<dyn Ingest>, StoreError> {
+        let (store, digest) = (self.clone(), *digest);
+        blocking(move || Ok(Arc::new(store.begin(&digest, size)?) as Arc<dyn Ingest>)).await
+    }
+
+    async fn read(&self, record: &Record) -> Result<Option<Bytes>, StoreError> {
+        let (store, record) = (self.clone(), record.clone());
+        blocking(move || store.read_blocking(&record)).await
+    }
+
+    async fn write(&self, record: &Record, value: Bytes, durable: bool) -> Result<(), StoreError> {
+        let (store, record) = (self.clone(), record.clone());
+        blocking(move || store.write_blocking(&record, &value, durable)).await
+    }
+
+    async fn quarantine(&self, digest: &Digest) {
+        let (store, digest) = (self.clone(), *digest);
+        blocking(move || store.set_aside(&digest, "it could not be read")).await;
+    }
+
+    async fn over_budget(&self) {
+        let store = self.clone();
+        // The budget holds from when the blobs are counted, which a start does not wait for.
+        if let Err(error) = blocking(move || store.count()).await {
+            tracing::warn!(%error, "the store's blobs cannot be counted");
+        }
+        loop {
+            let Usage { bytes, budget } = self.usage();
+            if bytes > budget {
+                return;
+            }
+            self.pressure.notified().await;
+        }
+    }
+
+    async fn evict(&self, keep: HashSet<Digest>) -> Result<(u64, u64), StoreError> {
+        let store = self.clone();
+        blocking(move || {
+            let Usage { bytes, budget } = store.usage();
+            // A little below, so that not every blob that comes in costs a look at all blobs.
+            if bytes > budget { store.evict_until(budget - budget / 20, &keep) } else { Ok((0, 0)) }
+        })
+        .await
+    }
+
+    async fn scrub(&self, bytes_per_second: u64) -> Result<ScrubReport, StoreError> {
+        let store = self.clone();
+        blocking(move || super::scrub::scrub_paced(&store, bytes_per_second, |_| {})).await
+    }
+
+    fn usage(&self) -> Usage {
+        Usage { bytes: self.used.load(Ordering::Relaxed), budget: self.budget_bytes() }
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        if self.layout.is_there() { Ok(()) } else { self.layout.restore() }
+    }
+}

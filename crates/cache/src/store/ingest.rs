@@ -1,0 +1,118 @@
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use oci::Digest;
+
+use super::disk::{DiskStore, create};
+use super::{Ingest, StoreError, seal};
+use crate::reply::Blob;
+
+/// A blob being taken in by a disk store, in a file of its own until it is verified.
+pub(super) struct DiskIngest {
+    store: Arc<DiskStore>,
+    digest: Digest,
+    path: PathBuf,
+    file: Arc<File>,
+    /// Bytes charged to the store's budget so far.
+    charged: AtomicU64,
+    committed: AtomicBool,
+}
+
+impl DiskIngest {
+    pub(super) fn begin(store: &Arc<DiskStore>, digest: &Digest, size: Option<u64>) -> Result<DiskIngest, StoreError> {
+        let path = store.new_ingest_path(&digest.hex()[..12]);
+        let file = create(&path).map_err(StoreError::io("making a file for a fill"))?;
+        if let Some(size @ 1..) = size {
+            // Space that is not there is found out now, when nothing has been sent yet.
+            use rustix::fs::{FallocateFlags, fallocate};
+            if let Err(error) = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size)
+                && !matches!(error, rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS)
+            {
+                let _ = fs::remove_file(&path);
+                return Err(StoreError::io("reserving space for a fill")(error.into()));
+            }
+        }
+        let charged = size.unwrap_or(0);
+        store.charge(charged);
+        *store.filling.lock().unwrap_or_else(PoisonError::into_inner).entry(*digest).or_default() += 1;
+        Ok(DiskIngest {
+            store: store.clone(),
+            digest: *digest,
+            path,
+            file: Arc::new(file),
+            charged: AtomicU64::new(charged),
+            committed: AtomicBool::new(false),
+        })
+    }
+
+    fn commit_as(&self, size: u64) -> io::Result<File> {
+        self.file.set_len(size)?;
+        seal::apply(&self.file, &self.digest, size)?;
+        self.file.sync_all()?;
+        let target = self.store.blob_path(&self.digest);
+        if let Err(error) = fs::rename(&self.path, &target) {
+            // The folder may have been deleted meanwhile; or something else has the blob's name.
+            if target.is_dir() {
+                fs::remove_dir_all(&target)?;
+            } else if self.store.layout.restore().is_err() {
+                return Err(error);
+            }
+            fs::rename(&self.path, &target)?;
+        }
+        let folder = target.parent().expect("a blob lies in a folder");
+        File::open(folder)?.sync_all()?;
+        let (file, _) = self
+            .store
+            .open_file(&self.digest)
+            .map_err(io::Error::other)?
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(file)
+    }
+}
+
+impl Ingest for DiskIngest {
+    fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        let end = offset + bytes.len() as u64;
+        let before = self.charged.fetch_max(end, Ordering::Relaxed);
+        if end > before {
+            self.store.charge(end - before);
+        }
+        self.file.write_all_at(bytes, offset).map_err(StoreError::io("writing a fill"))
+    }
+
+    fn commit(&self, size: u64) -> Result<Blob, StoreError> {
+        // Two repositories may fill one blob at once: the later one gives way.
+        let replaced = fs::symlink_metadata(self.store.blob_path(&self.digest)).map_or(0, |meta| meta.len());
+        let file = self.commit_as(size).map_err(StoreError::io("keeping a blob"))?;
+        self.committed.store(true, Ordering::Relaxed);
+        self.store.release(self.charged.load(Ordering::Relaxed));
+        self.store.release(replaced);
+        self.store.charge(size);
+        Ok(Blob::File { file: self.store.adopt(&self.digest, file), size })
+    }
+}
+
+impl Drop for DiskIngest {
+    fn drop(&mut self) {
+        let mut filling = self.store.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = filling.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                filling.remove(&self.digest);
+            }
+        }
+        drop(filling);
+        if !*self.committed.get_mut() {
+            let _ = fs::remove_file(&self.path);
+            self.store.release(*self.charged.get_mut());
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The folder of a disk store: what lies where, and how a start finds it.
+//!
+//! ```text
+//! larder-store.json           {"layout":1}
+//! lock                        held by the process that serves the folder
+//! blobs/<algorithm>/<hex>     verified content, manifests included, sealed
+//! ingest/                     fills in progress; emptied at start
+//! quarantine/                 what turned out to be wrong
+//! repositories/<registry>/<repository>/_tags, _manifests, _blobs, _documents, _public
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+
+/// The layout that this program writes.
+const LAYOUT: u64 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    layout: u64,
+}
+
+/// The folder, opened.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) root: PathBuf,
+    /// The file system that the folder is on: a folder of the same name on another one means that a mount vanished.
+    device: u64,
+    /// Held for as long as the folder is served.
+    _lock: Option<File>,
+}
+
+impl Layout {
+    /// Opens or makes the folder; with `serve`, takes its lock and removes what an earlier process left half done.
+    pub(super) fn open(root: &Path, serve: bool) -> Result<Layout, StoreError> {
+        make_dir(root)?;
+        let root = root.canonicalize().map_err(StoreError::io("looking up the store's folder"))?;
+        let meta = fs::metadata(&root).map_err(StoreError::io("looking at the store's folder"))?;
+        let unsuitable = |reason| StoreError::Unsuitable { path: root.display().to_string(), reason };
+        if meta.mode() & 0o077 != 0 {
+            fs::set_permissions(&root, fs::Permissions::from_mode(0o700))
+                .map_err(|_| unsuitable("others may enter this folder, and it belongs to another user"))?;
+        }
+        if let Some(parent) = root.parent().and_then(|parent| fs::metadata(parent).ok())
+            && parent.mode() & 0o1002 == 0o0002
+        {
+            tracing::warn!(store = %root.display(), "anyone may replace the store: its parent folder is writable by all");
+        }
+        let lock = serve.then(|| lock(&root)).transpose()?;
+        let layout = Layout { device: meta.dev(), _lock: lock, root };
+        layout.check_mark()?;
+        layout.make()?;
+        if serve {
+            layout.clear_ingest()?;
+        }
+        Ok(layout)
+    }
+
+    /// Makes the folders that are missing.
+    pub(super) fn make(&self) -> Result<(), StoreError> {
+        for folder in ["blobs/sha256", "blobs/sha512", "ingest", "quarantine", "repositories"] {
+            make_dir(&self.root.join(folder))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the folder is still the one that was opened; makes it anew where it was deleted.
+    pub(super) fn restore(&self) -> Result<(), StoreError> {
+        match fs::metadata(&self.root) {
+            Ok(meta) if meta.dev() != self.device => Err(StoreError::Gone),
+            Ok(_) => self.make(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // The parent tells whether the folder was deleted or its file system is gone.
+                match self.root.parent().and_then(|parent| fs::metadata(parent).ok()) {
+                    Some(parent) if parent.dev() == self.device => self.make(),
+                    _ => Err(StoreError::Gone),
+                }
+            }
+            Err(error) => Err(StoreError::io("looking at the store's folder")(error)),
+        }
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        fs::metadata(&self.root).is_ok_and(|meta| meta.dev() == self.device)
+    }
+
+    fn check_mark(&self) -> Result<(), StoreError> {
+        let path = self.root.join("larder-store.json");
+        match fs::read(&path).map(|text| serde_json::from_slice::<Mark>(&text)) {
+            Ok(Ok(mark)) if mark.layout > LAYOUT => {
+                return Err(StoreError::Newer {
+                    path: self.root.display().to_string(),
+                    found: mark.layout,
+                    known: LAYOUT,
+                });
+            }
+            Ok(Ok(mark)) if mark.layout == LAYOUT => return Ok(()),
+            Ok(_) => tracing::warn!(path = %path.display(), "the store's mark is damaged and is written anew"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let foreign = ["blobs", "repositories", "lock", "ingest", "quarantine", "lost+found"];
+                let mut entries = fs::read_dir(&self.root).map_err(StoreError::io("reading the store's folder"))?;
+                if entries
+                    .any(|entry| entry.is_ok_and(|entry| !foreign.iter().any(|known| entry.file_name() == *known)))
+                {
+                    return Err(StoreError::Unsuitable {
+                        path: self.root.display().to_string(),
+                        reason: "the folder is neither empty nor a store of larder: choose another with --store",
+                    });
+                }
+            }
+            Err(error) => return Err(StoreError::io("reading the store's mark")(error)),
+        }
+        let text = serde_json::to_vec(&Mark { layout: LAYOUT }).expect("a number serializes");
+        let new = self.root.join("ingest.mark");
+        let written =
+            fs::write(&new, text).and_then(|()| File::open(&new)?.sync_all()).and_then(|()| fs::rename(&new, &path));
+        match written {
+            Ok(()) => Ok(()),
+            // A store that cannot be written can still be read.
+            Err(error) => {
+                tracing::warn!(%error, "the store's mark cannot be written");
+                Ok(())
+            }
+        }
+    }
+
+    fn clear_ingest(&self) -> Result<(), StoreError> {
+        let _ = fs::remove_file(self.root.join("ingest.mark"));
+        for entry in
+            fs::read_dir(self.root.join("ingest")).map_err(StoreError::io("reading the folder of fills"))?.flatten()
+        {
+            if let Err(error) = fs::remove_file(entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "a leftover of an earlier run cannot be removed");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), StoreError> {
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        // An existing folder on a file system that is read-only or full is good enough to read from.
+        Err(_) if path.is_dir() => Ok(()),
+        Err(error) => Err(StoreError::io("making the store's folders")(error)),
+    }
+}
+
+fn lock(root: &Path) -> Result<File, StoreError> {
+    use rustix::fs::{FlockOperation, Mode, OFlags};
+    let path = root.join("lock");
+    let open =
+        |flags: OFlags| rustix::fs::open(&path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::from_raw_mode(0o600));
+    let file = open(OFlags::RDWR | OFlags::CREATE)
+        .or_else(|_| open(OFlags::RDONLY))
+        .map_err(|error| StoreError::io("opening the store's lock")(error.into()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file.into()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { path: root.display().to_string() }),
+        Err(error) => Err(StoreError::io("locking the store")(error.into())),
+    }
+}

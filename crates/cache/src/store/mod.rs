@@ -1,0 +1,167 @@
+//! Where content and the state that is needed to serve it are kept.
+
+mod disk;
+mod evict;
+mod ingest;
+mod layout;
+mod record;
+mod scrub;
+mod seal;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use oci::Digest;
+
+pub use disk::{Budget, DiskStore, StoreSettings};
+pub use record::{Record, RecordKind};
+pub use scrub::{ScrubProgress, ScrubReport, scrub};
+
+use crate::reply::Blob;
+
+/// Content by digest, shared by all repositories, and small records by repository.
+///
+/// A store answers from what it has and never asks anybody. Every method may fail without harm: the engine then passes
+/// bytes through.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Opens a blob. What does not have the size and seal of the verified blob is hashed again, and set aside if it is
+    /// wrong: then the answer is that there is none.
+    async fn open(&self, digest: &Digest) -> Result<Option<Blob>, StoreError>;
+
+    /// Starts to take in a blob of `size` bytes, if that is known; makes room if it must.
+    async fn ingest(&self, digest: &Digest, size: Option<u64>) -> Result<Arc<dyn Ingest>, StoreError>;
+
+    /// Reads a record; what cannot be read is as good as not there.
+    async fn read(&self, record: &Record) -> Result<Option<Bytes>, StoreError>;
+
+    /// Writes a record, whole or not at all. With `durable`, it is on the disk when this returns.
+    async fn write(&self, record: &Record, value: Bytes, durable: bool) -> Result<(), StoreError>;
+
+    /// Sets a blob aside that turned out to be wrong or unreadable.
+    async fn quarantine(&self, digest: &Digest);
+
+    /// Waits until the store holds more than its budget.
+    async fn over_budget(&self);
+
+    /// Drops what was used longest ago, one blob at a time, until the store is within its budget; never what is in `keep`,
+    /// being read or being filled. Returns how many blobs and bytes went.
+    async fn evict(&self, keep: HashSet<Digest>) -> Result<(u64, u64), StoreError>;
+
+    /// Hashes what is stored again, at most `bytes_per_second`; returns what it found.
+    async fn scrub(&self, bytes_per_second: u64) -> Result<ScrubReport, StoreError>;
+
+    /// How many bytes are held, and how many may be.
+    fn usage(&self) -> Usage;
+
+    /// Whether content can be read and written.
+    fn check(&self) -> Result<(), StoreError>;
+}
+
+/// A blob being taken in. Dropped without a commit, it leaves nothing. All methods block.
+pub trait Ingest: Send + Sync {
+    /// The file that holds the bytes so far, open for reading and writing.
+    fn file(&self) -> &Arc<File>;
+
+    /// Writes bytes at an offset.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError>;
+
+    /// Makes `size` bytes the blob. The caller has verified them against the digest it began with.
+    fn commit(&self, size: u64) -> Result<Blob, StoreError>;
+}
+
+/// Bytes held, and the most that may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes held, those of fills in progress included.
+    pub bytes: u64,
+    /// The budget in bytes.
+    pub budget: u64,
+}
+
+/// Why the store could not do something.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No space, no inodes, or over quota, and nothing left to drop.
+    #[error("the store's disk is full")]
+    Full,
+    /// The blob is larger than the whole budget.
+    #[error("a blob of {size} bytes is larger than the store's budget of {budget} bytes")]
+    TooLarge {
+        /// The blob's size.
+        size: u64,
+        /// The budget.
+        budget: u64,
+    },
+    /// The folder is gone, or another file system is where it was.
+    #[error("the store's folder is gone")]
+    Gone,
+    /// Another process uses the folder.
+    #[error("{path} is in use by another larder process: give each its own --store")]
+    Locked {
+        /// The store's folder.
+        path: String,
+    },
+    /// The folder was written by a newer larder.
+    #[error(
+        "{path} has layout {found}, and this larder knows layouts up to {known}: use the larder that wrote it, or another folder"
+    )]
+    Newer {
+        /// The store's folder.
+        path: String,
+        /// Its layout.
+        found: u64,
+        /// The newest one known.
+        known: u64,
+    },
+    /// The folder is not what a store needs.
+    #[error("{path}: {reason}")]
+    Unsuitable {
+        /// What is wrong.
+        path: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Anything else.
+    #[error("{doing}: {error}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        error: Arc<io::Error>,
+    },
+}
+
+impl StoreError {
+    /// Wraps what the system said.
+    pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError {
+        move |error| match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => StoreError::Full,
+            _ => StoreError::Io { doing, error: Arc::new(error) },
+        }
+    }
+
+    /// A bounded word for metrics: the errno's name for what the system said.
+    pub fn label(&self) -> &'static str {
+        use rustix::io::Errno;
+        match self {
+            StoreError::Full => "ENOSPC",
+            StoreError::TooLarge { .. } => "too_large",
+            StoreError::Gone => "gone",
+            StoreError::Locked { .. } => "locked",
+            StoreError::Newer { .. } | StoreError::Unsuitable { .. } => "layout",
+            StoreError::Io { error, .. } => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::IO) => "EIO",
+                Some(Errno::ROFS) => "EROFS",
+                Some(Errno::ACCESS | Errno::PERM) => "EACCES",
+                Some(Errno::MFILE | Errno::NFILE) => "EMFILE",
+                Some(Errno::NOENT) => "ENOENT",
+                _ => "other",
+            },
+        }
+    }
+}
