@@ -1,0 +1,23 @@
+//! Starts the real `larder` binary in front of registries that a test controls, and asks it over raw sockets.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! let up = faulty::Upstream::start().await?;
+//! let image = up.image("library/a", "latest", &[1 << 20], 1);
+//! let larder = scenarios::Larder::in_front_of("up.test", &up).start()?;
+//! let answer = larder.get(&format!("/v2/up.test/library/a/blobs/{}", image.layers[0]))?;
+//! assert_eq!(answer.status, 200);
+//! assert_eq!(answer.digest(), image.layers[0]);
+//! assert_eq!(larder.metric("larder_fills_total", &[("result", "kept")]), 1.0);
+//! # Ok(()) }
+//! ```
+//!
+//! Everything that is started ends when its value is dropped.
+
+mod client;
+mod larder;
+mod wait;
+
+pub use client::{Answer, Client, Ending};
+pub use larder::{Builder, Larder};
+pub use wait::{wait_for, wait_for_some};
