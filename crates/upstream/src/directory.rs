@@ -1,0 +1,222 @@
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cache::{NoUpstream, Rules, Source, Upstream, Upstreams};
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use oci::Registry;
+use url::Url;
+
+use crate::address::{Resolver, SystemResolver, is_global};
+use crate::breaker::Breaker;
+use crate::dial::{Dialer, HostRule, Hosts};
+use crate::exchange::{Client, Exchange, Shared};
+use crate::limit::Limiter;
+use crate::metrics::Metrics;
+use crate::origin::Origin;
+use crate::pause::Pauses;
+use crate::settings::{Limits, Settings, SettingsError, UpstreamSettings, endpoint_url, host_entry};
+use crate::token::Tokens;
+use crate::trust::{Authorities, Trust};
+
+/// So many upstreams that are not listed are remembered. Each costs little, but anybody can name one.
+const MOST_UNLISTED: usize = 1000;
+/// So many of them have metrics of their own; the others count as `other`.
+const MOST_LABELS: usize = 50;
+/// The longest head of an answer, and the most that is read of a body at a time, in bytes.
+const BUFFER: usize = 64 * 1024;
+/// Connections that nobody uses are closed after so long.
+const KEPT_IDLE: Duration = Duration::from_secs(60);
+const KEPT_IDLE_PER_HOST: usize = 16;
+
+/// Finds the upstream of a registry: a listed one, or any public registry where the settings are open.
+pub struct Directory {
+    settings: Settings,
+    metrics: Metrics,
+    listed: HashMap<Registry, Option<Arc<Upstream>>>,
+    client: Client,
+    unlisted: Mutex<Unlisted>,
+}
+
+#[derive(Default)]
+struct Unlisted {
+    upstreams: HashMap<Registry, (Arc<Upstream>, Instant)>,
+    labels: HashSet<Registry>,
+}
+
+impl Directory {
+    /// Prepares the listed upstreams. Makes no connection and reads no file.
+    ///
+    /// # Errors
+    /// When a URL, certificate, host or limit in the settings is not usable.
+    pub fn new(settings: Settings, metrics: Metrics) -> Result<Arc<Directory>, SettingsError> {
+        Directory::with_resolver(settings, metrics, Arc::new(SystemResolver))
+    }
+
+    /// The same, with another way to look up hosts.
+    ///
+    /// # Errors
+    /// As [`new`](Directory::new).
+    pub fn with_resolver(
+        settings: Settings,
+        metrics: Metrics,
+        resolver: Arc<dyn Resolver>,
+    ) -> Result<Arc<Directory>, SettingsError> {
+        let mut listed = HashMap::new();
+        for upstream in &settings.upstreams {
+            let made =
+                if upstream.excluded { None } else { Some(listed_upstream(upstream, &settings, &metrics, &resolver)?) };
+            listed.insert(upstream.registry.clone(), made);
+        }
+        let client = client(Dialer::new(resolver, Hosts::new(), settings.deadlines.connect));
+        Ok(Arc::new(Directory { settings, metrics, listed, client, unlisted: Mutex::default() }))
+    }
+
+    fn unlisted(&self, registry: &Registry) -> Arc<Upstream> {
+        let mut unlisted = self.unlisted.lock().expect("no panic while held");
+        let now = Instant::now();
+        if let Some((upstream, used)) = unlisted.upstreams.get_mut(registry) {
+            *used = now;
+            return upstream.clone();
+        }
+        if unlisted.upstreams.len() >= MOST_UNLISTED
+            && let Some(oldest) =
+                unlisted.upstreams.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| name.clone())
+        {
+            unlisted.upstreams.remove(&oldest);
+        }
+        let labelled = unlisted.labels.contains(registry)
+            || (unlisted.labels.len() < MOST_LABELS && unlisted.labels.insert(registry.clone()));
+        let label = if labelled { registry.to_string() } else { "other".to_owned() };
+        let shared =
+            shared(&self.settings, UpstreamSettings::new(registry.clone()), self.client.clone(), &self.metrics, label);
+        let sources = vec![source(&shared, &self.settings, default_url(registry))];
+        let upstream = Arc::new(Upstream { registry: registry.clone(), sources, rules: self.settings.rules.clone() });
+        unlisted.upstreams.insert(registry.clone(), (upstream.clone(), now));
+        upstream
+    }
+}
+
+impl Upstreams for Directory {
+    fn find(&self, registry: &Registry) -> Result<Arc<Upstream>, NoUpstream> {
+        let none = |reason| NoUpstream { registry: registry.clone(), reason };
+        match self.listed.get(registry) {
+            Some(Some(upstream)) => return Ok(upstream.clone()),
+            Some(None) => return Err(none("it is excluded")),
+            None if !self.settings.open => return Err(none("only the upstreams in the configuration are")),
+            None => {}
+        }
+        // What can be told without a lookup; the rest is told when the address is known.
+        let host = registry.host();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        if host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| !is_global(address)) {
+            return Err(none("its address is not public and no upstream names it"));
+        }
+        Ok(self.unlisted(registry))
+    }
+}
+
+fn default_url(registry: &Registry) -> Url {
+    let (host, port) = registry.default_endpoint();
+    Url::parse(&format!("https://{host}:{port}/")).expect("a registry is a host with an optional port")
+}
+
+fn listed_upstream(
+    upstream: &UpstreamSettings,
+    settings: &Settings,
+    metrics: &Metrics,
+    resolver: &Arc<dyn Resolver>,
+) -> Result<Arc<Upstream>, SettingsError> {
+    check_limits(upstream)?;
+    let registry = &upstream.registry;
+    let texts = upstream.endpoints.iter().filter_map(|endpoint| Some((endpoint, endpoint.ca_pem.as_deref()?)));
+    for (endpoint, pem) in texts.clone() {
+        let (registry, url) = (registry.clone(), endpoint.url.clone());
+        Authorities::read([pem]).map_err(|reason| SettingsError::Ca { registry, url, reason })?;
+    }
+    let pems: Vec<&str> = texts.map(|(_, pem)| pem).collect();
+    let trust = match pems.is_empty() {
+        true => Trust::System,
+        false => Trust::With(Authorities::read(pems).expect("each was read before")),
+    };
+    let mut hosts = Hosts::new();
+    for host in upstream.token_hosts.iter().chain(&upstream.allowed_hosts) {
+        let entry =
+            host_entry(host).ok_or_else(|| SettingsError::Host { registry: registry.clone(), host: host.clone() })?;
+        hosts.insert(entry, HostRule { trust: trust.clone() });
+    }
+    let mut urls = Vec::new();
+    for endpoint in &upstream.endpoints {
+        let url = endpoint_url(&endpoint.url).map_err(|reason| {
+            let url = if endpoint.url.contains('@') { String::new() } else { endpoint.url.clone() };
+            SettingsError::Endpoint { registry: registry.clone(), url, reason }
+        })?;
+        let trust = if endpoint.insecure_skip_verify { Trust::Anybody } else { trust.clone() };
+        name_host(&mut hosts, &url, trust);
+        urls.push(url);
+    }
+    if urls.is_empty() {
+        let url = default_url(registry);
+        name_host(&mut hosts, &url, trust);
+        urls.push(url);
+    }
+    let client = client(Dialer::new(resolver.clone(), hosts, settings.deadlines.connect));
+    let shared = shared(settings, upstream.clone(), client, metrics, registry.to_string());
+    let rules = Rules { own_credential: upstream.credential.is_some(), ..upstream.rules.clone() };
+    let sources = urls.into_iter().map(|url| source(&shared, settings, url)).collect();
+    Ok(Arc::new(Upstream { registry: registry.clone(), sources, rules }))
+}
+
+fn name_host(hosts: &mut Hosts, url: &Url, trust: Trust) {
+    let host = url.host_str().unwrap_or_default().to_owned();
+    hosts.insert((host, url.port_or_known_default()), HostRule { trust });
+}
+
+fn check_limits(upstream: &UpstreamSettings) -> Result<(), SettingsError> {
+    let Limits { concurrency, requests_per_second, bytes_per_second } = upstream.limits;
+    let zero = [
+        ("limits.concurrency", concurrency == Some(0)),
+        ("limits.requests_per_second", requests_per_second.is_some_and(|rate| !(rate.is_finite() && rate > 0.0))),
+        ("limits.bytes_per_second", bytes_per_second == Some(0)),
+    ];
+    match zero.into_iter().find(|(_, zero)| *zero) {
+        Some((limit, _)) => Err(SettingsError::Limit { registry: upstream.registry.clone(), limit }),
+        None => Ok(()),
+    }
+}
+
+fn shared(
+    settings: &Settings,
+    upstream: UpstreamSettings,
+    client: Client,
+    metrics: &Metrics,
+    label: String,
+) -> Arc<Shared> {
+    Arc::new(Shared {
+        client,
+        limiter: Limiter::new(upstream.limits, settings.deadlines.queue),
+        deadlines: settings.deadlines,
+        retries: settings.retries,
+        metrics: metrics.of(label),
+        credential: upstream.credential,
+        token_hosts: upstream.token_hosts.iter().filter_map(|host| host_entry(host)).collect(),
+        tokens: Tokens::default(),
+        pauses: Pauses::default(),
+    })
+}
+
+fn source(shared: &Arc<Shared>, settings: &Settings, url: Url) -> Arc<dyn Source> {
+    let breaker = Breaker::new(settings.breaker, shared.metrics.open_breakers.clone());
+    Arc::new(Origin::new(Exchange::new(shared.clone(), url, breaker)))
+}
+
+fn client(dialer: Dialer) -> Client {
+    legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(KEPT_IDLE)
+        .pool_max_idle_per_host(KEPT_IDLE_PER_HOST)
+        .http1_max_buf_size(BUFFER)
+        .build(dialer)
+}

@@ -1,0 +1,447 @@
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use cache::{Ask, Authority, Credential, FailureKind};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, RANGE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use oci::Repository;
+use rand::Rng as _;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use url::Url;
+
+use crate::body::Body;
+use crate::breaker::Breaker;
+use crate::challenge::{self, Bearer, Challenge};
+use crate::dial::Dialer;
+use crate::failure::Failure;
+use crate::limit::Limiter;
+use crate::metrics::UpstreamMetrics;
+use crate::pause::{Pauses, retry_after};
+use crate::realm;
+use crate::redirect;
+use crate::settings::{Deadlines, RetrySettings};
+use crate::token::{Purpose, Token, Tokens};
+
+pub(crate) type Client = legacy::Client<Dialer, Empty<Bytes>>;
+
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+/// The longest answer of a token service that is read, in bytes.
+const LONGEST_TOKEN: usize = 128 * 1024;
+/// What is read of a body that nobody wants, so that its connection can be used again: bytes, and for how long.
+const DRAIN: (usize, Duration) = (64 * 1024, Duration::from_millis(250));
+
+/// What the endpoints of an upstream share.
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) limiter: Limiter,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) retries: RetrySettings,
+    pub(crate) metrics: UpstreamMetrics,
+    pub(crate) credential: Option<Credential>,
+    pub(crate) token_hosts: Vec<(String, Option<u16>)>,
+    pub(crate) tokens: Tokens,
+    pub(crate) pauses: Pauses,
+}
+
+/// One request, as far as endpoints do not differ.
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    /// What follows the repository: `/manifests/latest`, with a query where there is one.
+    pub(crate) target: String,
+    pub(crate) accept: HeaderValue,
+    /// First byte wanted.
+    pub(crate) from: u64,
+}
+
+/// The head of an answer that is neither redirect, challenge, 429 nor 5xx, and its body to come.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    /// It came from a place that the endpoint redirected to.
+    pub(crate) redirected: bool,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// An endpoint of an upstream: sends requests with all that goes with them.
+pub(crate) struct Exchange {
+    shared: Arc<Shared>,
+    label: Arc<str>,
+    url: Url,
+    /// What stands before the repository in the path, and which part of that belongs to the repository's name there.
+    root: String,
+    prefix: String,
+    breaker: Breaker,
+    challenge: Mutex<Option<Challenge>>,
+}
+
+struct Reply {
+    response: Response<Incoming>,
+    redirected: bool,
+}
+
+/// The credential that a request carries.
+struct Sent {
+    header: HeaderValue,
+    /// It is a token, fetched for this request and for this scope.
+    fresh_for: Option<String>,
+}
+
+impl Exchange {
+    /// `url` is one that [`crate::settings::endpoint_url`] accepted.
+    pub(crate) fn new(shared: Arc<Shared>, url: Url, breaker: Breaker) -> Exchange {
+        let host = url.host_str().unwrap_or_default();
+        let label = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let path = url.path().trim_matches('/').to_owned();
+        let (root, prefix) = match path.split_once('/') {
+            Some(("v2", prefix)) => (format!("/{path}/"), format!("{prefix}/")),
+            None if path == "v2" || path.is_empty() => ("/v2/".to_owned(), String::new()),
+            _ => (format!("/{path}/v2/"), String::new()),
+        };
+        Exchange { shared, label: label.into(), url, root, prefix, breaker, challenge: Mutex::new(None) }
+    }
+
+    pub(crate) fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    pub(crate) fn metrics(&self) -> &UpstreamMetrics {
+        &self.shared.metrics
+    }
+
+    /// The body of an answer.
+    pub(crate) fn body(&self, answer: Answer) -> Body {
+        let Shared { deadlines, limiter, metrics, .. } = &*self.shared;
+        Body::new(
+            answer.response.into_body(),
+            self.label.clone(),
+            deadlines.idle,
+            deadlines.minimum_rate,
+            limiter.bytes.clone(),
+            metrics.received.clone(),
+            answer.place,
+        )
+    }
+
+    /// Sends a request until it is answered or not worth another try. Cancellation-safe.
+    pub(crate) async fn send(&self, ask: &Ask, call: &Call) -> Result<Answer, Failure> {
+        let authority = match &ask.authority {
+            Authority::Own if self.shared.credential.is_none() => &Authority::Anonymous,
+            authority => authority,
+        };
+        self.shared.pauses.check(&self.label, authority)?;
+        let place = self.shared.limiter.place().await?;
+        self.shared.pauses.check(&self.label, authority)?;
+        let whole = self.attempts(&ask.name.repository, authority, call);
+        match tokio::time::timeout(self.shared.deadlines.answer, whole).await {
+            Ok(reply) => reply.map(|Reply { response, redirected }| Answer { response, redirected, place }),
+            Err(_) => Err(Failure::timeout("no answer in time")),
+        }
+    }
+
+    async fn attempts(&self, repository: &Repository, authority: &Authority, call: &Call) -> Result<Reply, Failure> {
+        let retries = self.shared.retries;
+        let mut pause = retries.pause;
+        let mut left = retries.count;
+        loop {
+            self.shared.limiter.turn().await?;
+            let admission = self.breaker.admit()?;
+            let last = left == 0 || admission.is_probe();
+            let failure = match self.authorized(repository, authority, call).await {
+                Ok(reply) if reply.response.status() == StatusCode::TOO_MANY_REQUESTS => {
+                    admission.well();
+                    let wait = retry_after(reply.response.headers(), SystemTime::now());
+                    drain(reply.response).await;
+                    return Err(self.shared.pauses.begin(&self.label, authority, wait));
+                }
+                Ok(reply) if reply.response.status().is_server_error() => {
+                    let failure = Failure::unavailable(format!("the answer's status is {}", reply.response.status()));
+                    // It answers at least: counted once, when it did not help to try again.
+                    if last && !reply.redirected {
+                        admission.unwell();
+                    }
+                    drain(reply.response).await;
+                    failure
+                }
+                Ok(reply) => {
+                    admission.well();
+                    return Ok(reply);
+                }
+                Err(failure) => {
+                    if failure.unwell {
+                        admission.unwell();
+                    }
+                    failure
+                }
+            };
+            if last || !failure.again {
+                return Err(failure);
+            }
+            left -= 1;
+            self.shared.metrics.retries.inc();
+            tracing::debug!(source = %self.label, reason = failure.reason, "trying again");
+            let share = rand::rng().random_range(0.5..=1.0);
+            tokio::time::sleep(pause.mul_f64(share)).await;
+            pause *= 2;
+        }
+    }
+
+    /// Sends a request with the credential that the endpoint is known or found to ask for.
+    async fn authorized(&self, repository: &Repository, authority: &Authority, call: &Call) -> Result<Reply, Failure> {
+        let known = self.challenge.lock().expect("no panic while held").clone();
+        let mut denied = None;
+        let mut sent = match known {
+            Some(known) => match self.respond(&known, repository, authority, None).await {
+                Ok(sent) => sent,
+                // Perhaps it is not asked for here.
+                Err(failure) if matches!(failure.kind, FailureKind::Unauthorized | FailureKind::Denied) => {
+                    denied = Some(failure);
+                    None
+                }
+                Err(failure) => return Err(failure),
+            },
+            None => None,
+        };
+        let mut tries = 0;
+        loop {
+            let reply = self.follow(repository, call, sent.as_ref().map(|sent| &sent.header)).await?;
+            if reply.response.status() != StatusCode::UNAUTHORIZED || reply.redirected {
+                return Ok(reply);
+            }
+            if let Some(failure) = denied {
+                return Err(failure);
+            }
+            let challenge = challenge::read(reply.response.headers())?;
+            drain(reply.response).await;
+            let unauthorized =
+                || Failure::new(FailureKind::Unauthorized, "the registry does not accept this credential");
+            let challenge = challenge.ok_or_else(unauthorized)?;
+            self.challenge.lock().expect("no panic while held").clone_from(&Some(plain(&challenge)));
+            tries += 1;
+            if tries > 2 {
+                return Err(unauthorized());
+            }
+            sent = self.respond(&challenge, repository, authority, sent).await?;
+            if sent.is_none() {
+                return Err(unauthorized());
+            }
+        }
+    }
+
+    /// The credential that answers a challenge, other than the one that was refused; `None` if there is none.
+    async fn respond(
+        &self,
+        challenge: &Challenge,
+        repository: &Repository,
+        authority: &Authority,
+        refused: Option<Sent>,
+    ) -> Result<Option<Sent>, Failure> {
+        let credential = match authority {
+            Authority::Anonymous => None,
+            Authority::Own => self.shared.credential.as_ref(),
+            Authority::Client(credential) => Some(credential),
+        };
+        match challenge {
+            Challenge::Basic => {
+                let Some(credential) = credential else { return Ok(None) };
+                let header = basic(credential);
+                let tried = refused.is_some_and(|refused| refused.header == header);
+                Ok((!tried).then_some(Sent { header, fresh_for: None }))
+            }
+            Challenge::Bearer(bearer) => {
+                let usual = || format!("repository:{}{repository}:pull", self.prefix);
+                let scope = bearer.scope.clone().unwrap_or_else(usual);
+                if refused.as_ref().is_some_and(|refused| refused.fresh_for.as_ref() == Some(&scope)) {
+                    return Ok(None);
+                }
+                let purpose = Purpose {
+                    endpoint: self.label.clone(),
+                    authority: authority.clone(),
+                    repository: repository.clone(),
+                };
+                let refused = refused.map(|refused| refused.header);
+                let fetch = self.fetch_token(bearer, &scope, authority, credential);
+                let obtained = self.shared.tokens.obtain(purpose, refused.as_ref(), fetch).await?;
+                let fresh_for = obtained.fresh.then_some(scope);
+                Ok(Some(Sent { header: obtained.header, fresh_for }))
+            }
+        }
+    }
+
+    async fn fetch_token(
+        &self,
+        bearer: &Bearer,
+        scope: &str,
+        authority: &Authority,
+        credential: Option<&Credential>,
+    ) -> Result<Token, Failure> {
+        let mut url = realm::token_url(bearer, &self.url, &self.shared.token_hosts)?;
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = &bearer.service {
+                query.append_pair("service", service);
+            }
+            query.append_pair("scope", scope);
+        }
+        let header = credential.map(basic);
+        let mut again = true;
+        loop {
+            let outcome = self.ask_token_service(&url, header.as_ref(), authority).await;
+            match outcome {
+                Err(failure) if failure.again && again => again = false,
+                // How the token service is says nothing about the endpoint, and asking both again helps neither.
+                Err(failure) => return Err(Failure { again: false, unwell: false, ..failure }),
+                Ok(token) => return Ok(token),
+            }
+        }
+    }
+
+    async fn ask_token_service(
+        &self,
+        url: &Url,
+        header: Option<&HeaderValue>,
+        authority: &Authority,
+    ) -> Result<Token, Failure> {
+        self.shared.metrics.token_fetches.inc();
+        let call = Call { method: Method::GET, target: String::new(), accept: JSON, from: 0 };
+        let response = self.request(url, &call, header).await.map_err(|failure| match failure.kind {
+            // The registry named a place that larder may not ask: its answer is at fault, not who asked.
+            FailureKind::Refused => Failure::invalid(failure.reason),
+            _ => failure,
+        })?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            let idle = self.shared.deadlines.idle;
+            let body = tokio::time::timeout(idle, Limited::new(response.into_body(), LONGEST_TOKEN).collect()).await;
+            let body = body.map_err(|_| Failure::timeout("the token service's answer does not end in time"))?;
+            return Token::read(
+                &body.map_err(|_| Failure::unavailable("the token service's answer broke off"))?.to_bytes(),
+            );
+        }
+        let wait = retry_after(response.headers(), SystemTime::now());
+        drain(response).await;
+        Err(match status.as_u16() {
+            401 => Failure::new(FailureKind::Unauthorized, "the token service does not accept this credential"),
+            403 => Failure::new(FailureKind::Denied, "the token service denies access"),
+            429 => self.shared.pauses.begin(&self.label, authority, wait),
+            500.. => Failure::unavailable(format!("the token service's status is {status}")),
+            _ => Failure::invalid(format!("the token service's status is {status}")),
+        })
+    }
+
+    /// Sends a request and follows redirects. The credential goes to the endpoint's own host and port only, and no more once
+    /// a redirect has led elsewhere.
+    async fn follow(
+        &self,
+        repository: &Repository,
+        call: &Call,
+        credential: Option<&HeaderValue>,
+    ) -> Result<Reply, Failure> {
+        let mut url = self.url.clone();
+        url.set_path("");
+        let text = format!("{}{}{repository}{}", url.as_str().trim_end_matches('/'), self.root, call.target);
+        let mut url: Url = text.parse().map_err(|_| Failure::invalid("what is asked for makes no URL"))?;
+        let mut redirected = false;
+        let mut seen = Vec::new();
+        loop {
+            let credential = credential.filter(|_| !redirected);
+            let response = self.request(&url, call, credential).await.map_err(|failure| Failure {
+                // Whether the place that it leads to is well says nothing about the endpoint.
+                unwell: failure.unwell && !redirected,
+                ..failure
+            })?;
+            if !redirect::is_redirect(response.status()) {
+                if !redirected {
+                    let headers = response.headers();
+                    let quota = |name| crate::header::quota(headers, name);
+                    self.shared.metrics.quota(quota("ratelimit-limit"), quota("ratelimit-remaining"));
+                }
+                return Ok(Reply { response, redirected });
+            }
+            let next = redirect::target(&url, response.headers())?;
+            drain(response).await;
+            seen.push(url);
+            if seen.contains(&next) {
+                return Err(Failure::invalid("redirects that lead in a circle"));
+            }
+            if seen.len() > redirect::MOST {
+                return Err(Failure::invalid("too many redirects"));
+            }
+            redirected |= !redirect::same_server(&seen[seen.len() - 1], &next);
+            url = next;
+        }
+    }
+
+    /// One request and the head of its answer.
+    async fn request(
+        &self,
+        url: &Url,
+        call: &Call,
+        credential: Option<&HeaderValue>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let uri: Uri = url.as_str().parse().map_err(|_| Failure::invalid("a URL that cannot be asked for"))?;
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = call.method.clone();
+        *request.uri_mut() = uri;
+        let headers: &mut HeaderMap = request.headers_mut();
+        headers.insert(USER_AGENT, AGENT);
+        headers.insert(ACCEPT, call.accept.clone());
+        headers.insert(ACCEPT_ENCODING, IDENTITY);
+        if call.from > 0 {
+            let range = format!("bytes={}-", call.from);
+            headers.insert(RANGE, range.parse().expect("digits are a header's value"));
+        }
+        if let Some(credential) = credential {
+            headers.insert(AUTHORIZATION, credential.clone());
+        }
+        let started = Instant::now();
+        let answer = tokio::time::timeout(self.shared.deadlines.headers, self.shared.client.request(request)).await;
+        let took = started.elapsed();
+        let host = url.host_str().unwrap_or_default();
+        let response = match answer {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                let failure = Failure::of_request(&error);
+                tracing::debug!(source = %self.label, method = %call.method, host, reason = failure.reason, ?took, "no answer");
+                return Err(failure);
+            }
+            Err(_) => return Err(Failure::timeout(format!("no answer from {host} in time"))),
+        };
+        self.shared.metrics.answer(response.status(), took);
+        tracing::debug!(
+            source = %self.label, method = %call.method, host, path = url.path(), status = response.status().as_u16(), ?took,
+            "answer"
+        );
+        Ok(response)
+    }
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+fn basic(credential: &Credential) -> HeaderValue {
+    let encoded = STANDARD.encode(format!("{}:{}", credential.username(), credential.password()));
+    let mut header = HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is a header's value");
+    header.set_sensitive(true);
+    header
+}
+
+/// The part of a challenge that is the same for all repositories.
+fn plain(challenge: &Challenge) -> Challenge {
+    match challenge {
+        Challenge::Basic => Challenge::Basic,
+        Challenge::Bearer(bearer) => Challenge::Bearer(Bearer { scope: None, ..bearer.clone() }),
+    }
+}
+
+/// Reads the rest of a short body, so that its connection can be used again. What does not end soon is closed instead.
+async fn drain(response: Response<Incoming>) {
+    let body = Limited::new(response.into_body(), DRAIN.0);
+    // Either way the answer's head is all that is needed.
+    let _ = tokio::time::timeout(DRAIN.1, body.collect()).await;
+}

@@ -1,0 +1,97 @@
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use cache::{FailureKind, SourceError};
+use hyper_util::client::legacy;
+
+use crate::dial::DialError;
+
+/// Why a request failed, before it is known as a source's error.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    pub(crate) reason: String,
+    /// The same request may succeed at once.
+    pub(crate) again: bool,
+    /// It tells that the endpoint is not well, rather than what it says about the request.
+    pub(crate) unwell: bool,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: FailureKind, reason: impl Into<String>) -> Failure {
+        Failure { kind, reason: reason.into(), again: false, unwell: false }
+    }
+
+    pub(crate) fn invalid(reason: impl Into<String>) -> Failure {
+        Failure::new(FailureKind::Invalid, reason)
+    }
+
+    pub(crate) fn unavailable(reason: impl Into<String>) -> Failure {
+        Failure { again: true, unwell: true, ..Failure::new(FailureKind::Unavailable, reason) }
+    }
+
+    pub(crate) fn timeout(reason: impl Into<String>) -> Failure {
+        Failure { unwell: true, ..Failure::new(FailureKind::Timeout, reason) }
+    }
+
+    /// What it means that no answer came. Messages of the layers below hold host names, no URLs.
+    pub(crate) fn of_request(error: &legacy::Error) -> Failure {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<DialError>() {
+                return Failure::of_dial(error);
+            }
+            if let Some(error) = error.downcast_ref::<hyper::Error>() {
+                return Failure::of_hyper(error);
+            }
+            cause = error.source();
+        }
+        Failure::unavailable("the connection failed")
+    }
+
+    fn of_dial(error: &DialError) -> Failure {
+        let reason = error.to_string();
+        match error {
+            DialError::Refused(_) => Failure::new(FailureKind::Refused, reason),
+            DialError::Timeout(_) => Failure::timeout(reason),
+            // A certificate does not get better by asking again.
+            DialError::Tls { error, .. } if error.kind() == io::ErrorKind::InvalidData => {
+                Failure { again: false, ..Failure::unavailable(reason) }
+            }
+            DialError::Lookup { .. } | DialError::Connect { .. } | DialError::Tls { .. } => {
+                Failure::unavailable(reason)
+            }
+        }
+    }
+
+    pub(crate) fn of_hyper(error: &hyper::Error) -> Failure {
+        let mut reason = error.to_string();
+        if let Some(cause) = error.source() {
+            reason = format!("{reason}: {cause}");
+        }
+        if error.is_parse() {
+            Failure::invalid(format!("the answer is no HTTP: {reason}"))
+        } else {
+            Failure::unavailable(format!("the connection broke: {reason}"))
+        }
+    }
+
+    pub(crate) fn into_error(self, label: &Arc<str>) -> SourceError {
+        SourceError::new(self.kind, label.clone(), self.reason)
+    }
+}
+
+/// The kind as a metric's label.
+pub(crate) fn label(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::NotFound => "not_found",
+        FailureKind::Unauthorized => "unauthorized",
+        FailureKind::Denied => "denied",
+        FailureKind::RateLimited { .. } => "rate_limited",
+        FailureKind::Unavailable => "unavailable",
+        FailureKind::Timeout => "timeout",
+        FailureKind::Invalid => "invalid",
+        FailureKind::Refused => "refused",
+    }
+}
