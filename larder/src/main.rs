@@ -1,1 +1,20 @@
-fn main() {}
+//! The `larder` program: the command line, and the wiring of the roles.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+mod cli;
+mod config;
+mod failure;
+mod logging;
+mod process;
+mod registry;
+mod scrub;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().expect("nothing installed a provider before");
+    cli::run()
+}

@@ -1,0 +1,129 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Address, Budget, Listener};
+use crate::failure::Failure;
+use crate::logging::Format;
+use crate::{registry, scrub};
+
+/// Keeps container images close to the nodes that run them.
+#[derive(Parser)]
+#[command(name = "larder", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Larder {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve every registry from one endpoint, and keep what was pulled
+    ///
+    /// Needs no configuration. Pull HOST:5000/docker.io/library/alpine:3.20 instead of docker.io/library/alpine:3.20, or
+    /// point a container runtime's mirror setting at it.
+    Registry(RegistryArgs),
+    /// Check every blob of a store against its digest
+    ///
+    /// Puts aside what is damaged, so that it is fetched again. May run beside a running server. Exits with 1 if
+    /// something was damaged.
+    Scrub(ScrubArgs),
+    /// Print the version
+    Version,
+}
+
+/// What `larder registry` takes; everything that is left out comes from the configuration file, or has a default.
+#[derive(Args, Default)]
+pub struct RegistryArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+
+    /// Where clients connect to [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "ADDR", env = "LARDER_LISTEN", hide_env_values = true)]
+    pub listen: Option<Address>,
+
+    /// Where /metrics, /healthz and /readyz are, or off [default: 127.0.0.1:5001]
+    #[arg(long, value_name = "ADDR", env = "LARDER_METRICS", hide_env_values = true)]
+    pub metrics: Option<Listener>,
+
+    /// How much the store may hold: a size (20GiB) or a share of its filesystem [default: 80%]
+    #[arg(long, value_name = "SIZE|PERCENT", env = "LARDER_BUDGET", hide_env_values = true)]
+    pub budget: Option<Budget>,
+
+    /// The certificate chain to serve TLS with, as PEM [default: plain HTTP]
+    #[arg(long, value_name = "FILE", env = "LARDER_TLS_CERT", hide_env_values = true)]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, as PEM
+    #[arg(long, value_name = "FILE", env = "LARDER_TLS_KEY", hide_env_values = true)]
+    pub tls_key: Option<PathBuf>,
+
+    /// What to log, such as warn or info,upstream=debug [default: info]
+    #[arg(long, value_name = "FILTER", env = "LARDER_LOG", hide_env_values = true)]
+    pub log: Option<String>,
+
+    /// How to write the log [default: text]
+    #[arg(long, value_name = "FORMAT", env = "LARDER_LOG_FORMAT", hide_env_values = true)]
+    pub log_format: Option<Format>,
+
+    /// Check the configuration and the files it names, say what would be done, and exit with 0 or 2
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Where the configuration and the store are.
+#[derive(Args, Default)]
+pub struct PlaceArgs {
+    /// The configuration file [default: /etc/larder/larder.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "LARDER_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+
+    /// The folder of the store [default: /var/lib/larder, or larder in the user's data folder]
+    #[arg(long, value_name = "DIR", env = "LARDER_STORE", hide_env_values = true)]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct ScrubArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+
+    /// How to print the result
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+/// How a command prints its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Reads the command line and does what it says.
+pub fn run() -> ExitCode {
+    let done = match Larder::parse().command {
+        Command::Registry(args) => registry::run(&args),
+        Command::Scrub(args) => scrub::run(&args),
+        Command::Version => {
+            println!("larder {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|failure: Failure| {
+        eprintln!("{failure}");
+        failure.code()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Larder::command().debug_assert();
+    }
+}

@@ -1,0 +1,158 @@
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oci::Registry;
+
+use super::access::Access;
+use super::freshness::Tags;
+use super::section::{Document, Problems, Section, textual};
+use super::units::{Address, Budget, Listener, Span};
+use super::upstream::{self, Upstream};
+use super::{Config, Store, deadlines, pin, tls};
+use crate::logging::{self, Format};
+
+/// Reads a configuration file's text. What it leaves out has its default.
+pub fn read(origin: &str, text: &str) -> Result<Config, Problems> {
+    let document = Document::new(origin, text);
+    let table = document.parse();
+    // What follows from broken syntax would only hide it.
+    document.finish()?;
+    let config = read_root(Section::root(&document, &table));
+    document.finish()?;
+    Ok(config)
+}
+
+fn read_root(mut root: Section<'_>) -> Config {
+    let mut warnings = Vec::new();
+    let listen = root.value("listen").map_or((Ipv4Addr::LOCALHOST, 5000).into(), |Address(address)| address);
+    let metrics = root.value("metrics").unwrap_or(Listener::On((Ipv4Addr::LOCALHOST, 5001).into()));
+    let grace = root.value("grace").map_or(Duration::from_secs(30), |Span(grace)| grace);
+    let unqualified = root.value("unqualified").unwrap_or(Unqualified(Some(hub())));
+    let unlisted = root.value("unlisted").unwrap_or(true);
+    let exclude: Vec<RegistryName> = root.value("exclude").unwrap_or_default();
+    let exclude: Vec<Registry> = exclude.into_iter().map(|RegistryName(registry)| registry).collect();
+    let pins: Vec<pin::Pin> = root.value("pins").unwrap_or_default();
+    let tls = root.section("tls").and_then(|section| tls::read(section, &mut warnings));
+    let (log, log_format) = read_log(root.section("log"));
+    let store = read_store(root.section("store"));
+    let connections = root.section("limits").and_then(read_limits);
+    let tags = root.section("freshness").map(Tags::read).unwrap_or_default();
+    let access = root.section("access").map(Access::read).unwrap_or_default();
+    let deadlines = root.section("deadlines").map(deadlines::read).unwrap_or_default();
+
+    let mut upstreams: Vec<Upstream> = Vec::new();
+    for section in root.sections("upstream") {
+        upstream::read(section, &tags, &exclude, &mut upstreams, &mut warnings);
+    }
+    root.finish();
+
+    Config {
+        file: None,
+        listen,
+        metrics,
+        grace,
+        tls,
+        log,
+        log_format,
+        store,
+        connections,
+        unqualified: unqualified.0,
+        unlisted,
+        exclude,
+        pins: pins.into_iter().map(|pin| (pin.name, pin.reference)).collect(),
+        rules: tags.rules(),
+        access,
+        deadlines,
+        upstreams,
+        warnings,
+    }
+}
+
+fn read_log(section: Option<Section<'_>>) -> (String, Format) {
+    let (mut filter, mut format) = (None, None);
+    if let Some(mut section) = section {
+        filter = section.value("filter").map(|Filter(text)| text);
+        format = section.value("format");
+        section.finish();
+    }
+    (filter.unwrap_or_else(|| "info".to_owned()), format.unwrap_or(Format::Text))
+}
+
+fn read_store(section: Option<Section<'_>>) -> Store {
+    let mut store = Store { path: PathBuf::new(), budget: Budget::Percent(80), memory: None, scrub: None };
+    if let Some(mut section) = section {
+        store.path = section.value("path").unwrap_or_default();
+        store.budget = section.value("budget").unwrap_or(store.budget);
+        store.memory = section.value("memory");
+        store.scrub = section.value("scrub");
+        section.finish();
+    }
+    store
+}
+
+fn read_limits(mut section: Section<'_>) -> Option<u32> {
+    let connections = section.value("connections");
+    section.finish();
+    connections
+}
+
+fn hub() -> Registry {
+    "docker.io".parse().expect("a host name")
+}
+
+/// A registry's name.
+pub(super) struct RegistryName(pub Registry);
+
+impl std::str::FromStr for RegistryName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RegistryName, String> {
+        text.parse().map(RegistryName).map_err(|error| format!("{text:?}: {error}"))
+    }
+}
+
+/// A registry's name, or nothing.
+struct Unqualified(Option<Registry>);
+
+impl std::str::FromStr for Unqualified {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Unqualified, String> {
+        match text {
+            "" => Ok(Unqualified(None)),
+            _ => text.parse().map(|RegistryName(registry)| Unqualified(Some(registry))),
+        }
+    }
+}
+
+/// A log filter that can be read.
+struct Filter(String);
+
+impl std::str::FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Filter, String> {
+        logging::filter(text).map(|_| Filter(text.to_owned()))
+    }
+}
+
+impl std::str::FromStr for Format {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Format, &'static str> {
+        match text {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            _ => Err("expected \"text\" or \"json\""),
+        }
+    }
+}
+
+textual!(
+    PathBuf: "a path",
+    RegistryName: "the name of a registry such as \"ghcr.io\"",
+    Unqualified: "the name of a registry such as \"docker.io\", or \"\"",
+    Filter: "a log filter such as \"info\"",
+    Format: "\"text\" or \"json\"",
+);

@@ -1,0 +1,195 @@
+//! What larder is told: by flags and environment first, then by a TOML file, then by defaults that need neither.
+//!
+//! Everything that can be wrong is found here, with the line that says it: after [`Config::load`] no file that the
+//! configuration names is unread and no text unparsed.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oci::{Name, Reference, Registry};
+
+use crate::cli::{PlaceArgs, RegistryArgs};
+use crate::failure::Failure;
+use crate::logging::{self, Format};
+
+mod access;
+mod deadlines;
+mod file;
+mod freshness;
+mod pin;
+mod place;
+mod secret;
+mod section;
+mod summary;
+mod tls;
+mod units;
+mod upstream;
+
+pub use access::Access;
+pub use tls::Tls;
+pub use units::{Address, Budget, Listener, Size, Span};
+pub use upstream::Upstream;
+
+use section::Problems;
+
+/// The file that is read where none is named.
+const DEFAULT_FILE: &str = "/etc/larder/larder.toml";
+
+/// All that `larder registry` is told.
+pub struct Config {
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+    /// Where clients connect to.
+    pub listen: SocketAddr,
+    /// Where metrics and health are.
+    pub metrics: Listener,
+    /// How long requests in progress may take once the server is told to end.
+    pub grace: Duration,
+    /// TLS towards clients.
+    pub tls: Option<Tls>,
+    /// What is logged, as a filter.
+    pub log: String,
+    /// How it is written.
+    pub log_format: Format,
+    /// Where things are kept.
+    pub store: Store,
+    /// Connections of clients at a time.
+    pub connections: Option<u32>,
+    /// Whose names a name without a registry is.
+    pub unqualified: Option<Registry>,
+    /// Public registries need not be listed.
+    pub unlisted: bool,
+    /// Registries that are left alone.
+    pub exclude: Vec<Registry>,
+    /// Images that stay in the store whatever its budget.
+    pub pins: Vec<(Name, Reference)>,
+    /// How the content of upstreams that are not listed is kept.
+    pub rules: cache::Rules,
+    /// How long what is known about access is good.
+    pub access: Access,
+    /// How long upstreams may take.
+    pub deadlines: ::upstream::Deadlines,
+    /// The listed upstreams.
+    pub upstreams: Vec<Upstream>,
+    /// What is allowed and yet probably not meant.
+    pub warnings: Vec<String>,
+}
+
+/// Where things are kept, and how.
+pub struct Store {
+    /// The folder.
+    pub path: PathBuf,
+    /// How much it may hold.
+    pub budget: Budget,
+    /// Memory for manifests and small blobs, in bytes; the engine's own choice if none.
+    pub memory: Option<Size>,
+    /// How fast blobs are checked again at rest, in bytes per second; the engine's own choice if none.
+    pub scrub: Option<Size>,
+}
+
+impl Config {
+    /// Reads what the flags say and the file that they name, or the usual one.
+    pub fn load(flags: &RegistryArgs) -> Result<Config, Failure> {
+        let file = read_file(flags.place.config.as_deref())?;
+        let mut config = match &file {
+            Some((path, text)) => file::read(&path.display().to_string(), text),
+            None => file::read("", ""),
+        }
+        .map_err(|problems: Problems| Failure::Usage(problems.to_string()))?;
+        config.file = file.map(|(path, _)| path);
+        config.apply(flags)?;
+        config.finish()
+    }
+
+    /// The folder of the store alone, for commands that need nothing else.
+    pub fn store_path(args: &PlaceArgs) -> Result<PathBuf, Failure> {
+        match &args.store {
+            Some(path) => Ok(path.clone()),
+            None => {
+                let place = PlaceArgs { config: args.config.clone(), store: None };
+                Ok(Config::load(&RegistryArgs { place, ..RegistryArgs::default() })?.store.path)
+            }
+        }
+    }
+
+    fn apply(&mut self, flags: &RegistryArgs) -> Result<(), Failure> {
+        if let Some(path) = &flags.place.store {
+            self.store.path.clone_from(path);
+        }
+        if let Some(Address(listen)) = flags.listen {
+            self.listen = listen;
+        }
+        if let Some(metrics) = flags.metrics {
+            self.metrics = metrics;
+        }
+        if let Some(budget) = flags.budget {
+            self.store.budget = budget;
+        }
+        if let Some(log) = &flags.log {
+            logging::filter(log).map_err(|error| Failure::Usage(format!("--log: {error}")))?;
+            self.log.clone_from(log);
+        }
+        if let Some(format) = flags.log_format {
+            self.log_format = format;
+        }
+        match (&flags.tls_cert, &flags.tls_key) {
+            (None, None) => {}
+            (Some(certificate), Some(key)) => {
+                let tls = Tls::read(certificate, key, &mut self.warnings);
+                self.tls = Some(tls.map_err(|error| Failure::Usage(format!("--tls-cert: {error}")))?);
+            }
+            _ => return Err(Failure::Usage("--tls-cert and --tls-key belong together: give both or none".into())),
+        }
+        Ok(())
+    }
+
+    /// Looks at what only the whole can tell.
+    fn finish(mut self) -> Result<Config, Failure> {
+        if self.store.path.as_os_str().is_empty() {
+            self.store.path = place::default_store().ok_or_else(|| {
+                Failure::Usage("where should the store be? Neither XDG_DATA_HOME nor HOME is set; say --store DIR".into())
+            })?;
+        }
+        if self.metrics == Listener::On(self.listen) && self.listen.port() != 0 {
+            return Err(Failure::Usage(format!("clients and metrics cannot both use {}; change one", self.listen)));
+        }
+        if !self.listen.ip().is_loopback() {
+            let shared: Vec<&str> = self.upstreams.iter().filter(|one| one.shared()).map(Upstream::name).collect();
+            if !shared.is_empty() {
+                let shared = shared.join(", ");
+                self.warnings.push(format!(
+                    "whoever reaches {} may pull what the credential for {shared} gives, private images included",
+                    self.listen
+                ));
+            }
+        }
+        Ok(self)
+    }
+
+    /// What the engine's directory of upstreams needs.
+    pub fn upstream_settings(&self) -> ::upstream::Settings {
+        let excluded = self.exclude.iter().map(|registry| ::upstream::UpstreamSettings {
+            excluded: true,
+            ..::upstream::UpstreamSettings::new(registry.clone())
+        });
+        ::upstream::Settings {
+            open: self.unlisted,
+            upstreams: self.upstreams.iter().map(|one| one.settings.clone()).chain(excluded).collect(),
+            rules: self.rules.clone(),
+            deadlines: self.deadlines,
+            ..::upstream::Settings::default()
+        }
+    }
+}
+
+/// The configuration file and its text, if there is one.
+fn read_file(named: Option<&Path>) -> Result<Option<(PathBuf, String)>, Failure> {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some((path.to_owned(), text))),
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => Ok(None),
+        Err(error) => Err(Failure::Usage(format!("{}: cannot be read: {error}", path.display()))),
+    }
+}

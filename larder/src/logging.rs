@@ -1,0 +1,38 @@
+use std::fmt;
+use std::io::IsTerminal;
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A line of text per event.
+    Text,
+    /// A JSON object per event.
+    Json,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Text => "text",
+            Format::Json => "json",
+        })
+    }
+}
+
+/// Reads a filter such as `info,upstream=debug`.
+pub fn filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(text).map_err(|error| format!("{text:?} is no log filter: {error}"))
+}
+
+/// Sends events to standard error from now on.
+pub fn start(filter: EnvFilter, format: Format) {
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        Format::Text => log.with_ansi(colours).init(),
+        Format::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+    }
+}

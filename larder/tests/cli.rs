@@ -1,0 +1,191 @@
+//! The command line as people meet it: the real binary, what it prints and how it exits.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// A folder for a configuration, and the binary beside it with an environment of its own.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, text: &str) -> &Place {
+        let path = self.path().join(name);
+        fs::write(&path, text.replace("[DIR]", &self.path().display().to_string())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        self
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.args(args).current_dir(self.path()).env_clear().env("HOME", self.path()).env("XDG_DATA_HOME", self.path());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        self.told(self.command(args))
+    }
+
+    fn check(&self) -> String {
+        self.run(&["registry", "--config", "larder.toml", "--check", "--store", "/srv/larder"])
+    }
+
+    /// What a run printed and how it ended, without what differs between machines.
+    fn told(&self, mut command: Command) -> String {
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let mut told = format!("exit {}\n", status.code().unwrap());
+        for (name, text) in [("stdout", stdout), ("stderr", stderr)] {
+            if !text.is_empty() {
+                told.push_str(&format!("--- {name}\n{}", String::from_utf8(text).unwrap()));
+            }
+        }
+        told.replace(&self.path().display().to_string(), "[DIR]")
+    }
+}
+
+#[test]
+fn help() {
+    let place = Place::new();
+    insta::assert_snapshot!("help", place.run(&["--help"]));
+    insta::assert_snapshot!("help_registry", place.run(&["registry", "--help"]));
+    insta::assert_snapshot!("help_scrub", place.run(&["scrub", "--help"]));
+}
+
+#[test]
+fn version() {
+    let place = Place::new();
+    let expected = format!("exit 0\n--- stdout\nlarder {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(place.run(&["--version"]), expected);
+    assert_eq!(place.run(&["version"]), expected);
+}
+
+#[test]
+fn no_configuration_is_needed() {
+    let place = Place::new();
+    insta::assert_snapshot!(place.run(&["registry", "--check", "--store", "/srv/larder"]));
+}
+
+#[test]
+fn a_full_configuration() {
+    let place = Place::new();
+    place.write("user", "robot\n").write("password", "S3NT1NEL-file\n");
+    place.write("docker.json", r#"{"auths": {"quay.io": {"auth": "cm9ib3Q6UzNOVDFORUwtanNvbg=="}}}"#);
+    certificates(&place);
+    place.write("larder.toml", include_str!("full.toml"));
+    let mut command = place.command(&["registry", "--config", "larder.toml", "--check"]);
+    command.env("HUB_PASSWORD", "S3NT1NEL-env");
+    let told = place.told(command);
+    assert!(!told.contains("S3NT1NEL"), "{told}");
+    insta::assert_snapshot!(told);
+}
+
+/// The example that is shipped must hold, and say what happens without it.
+#[test]
+fn the_example_is_valid() {
+    let place = Place::new();
+    place.write("larder.toml", include_str!("../larder.toml.example"));
+    insta::assert_snapshot!(place.run(&["registry", "--config", "larder.toml", "--check"]));
+}
+
+#[test]
+fn flags_and_environment_come_before_the_file() {
+    let place = Place::new();
+    place.write("larder.toml", "listen = \"127.0.0.1:1\"\nmetrics = \"127.0.0.1:2\"\n[store]\nbudget = \"1GiB\"\n");
+    let mut command = place.command(&["registry", "--check", "--listen", "127.0.0.1:3"]);
+    command.env("LARDER_CONFIG", "larder.toml").env("LARDER_LISTEN", "127.0.0.1:4").env("LARDER_METRICS", "off");
+    command.env("LARDER_BUDGET", "50%").env("LARDER_STORE", "/srv/other");
+    insta::assert_snapshot!(place.told(command));
+}
+
+#[test]
+fn every_mistake_is_named_with_its_line() {
+    let place = Place::new();
+    place.write("larder.toml", include_str!("mistakes.toml"));
+    place.write("void", "\n").write("ca.pem", "no certificate");
+    insta::assert_snapshot!(place.check());
+}
+
+#[test]
+fn text_that_is_no_toml() {
+    let place = Place::new();
+    place.write("larder.toml", "listen = \"127.0.0.1:5000\"\n\n[store\npath = S3NT1NEL\n");
+    let told = place.check();
+    assert!(!told.contains("S3NT1NEL"), "{told}");
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn secrets_in_the_file_are_refused_and_not_repeated() {
+    let place = Place::new();
+    place.write(
+        "larder.toml",
+        r#"[[upstream]]
+registry = "ghcr.io"
+credential = { username = "robot", password = "S3NT1NEL" }
+
+[[upstream]]
+registry = "quay.io"
+endpoints = ["https://robot:S3NT1NEL@quay.io"]
+"#,
+    );
+    let told = place.check();
+    assert!(!told.contains("S3NT1NEL"), "{told}");
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn a_secret_that_everybody_can_read_is_warned_of() {
+    let place = Place::new();
+    place.write("password", "S3NT1NEL").write(
+        "larder.toml",
+        "[[upstream]]\nregistry = \"ghcr.io\"\ncredential = { username = \"robot\", password_file = \"[DIR]/password\" }\n",
+    );
+    fs::set_permissions(place.path().join("password"), fs::Permissions::from_mode(0o644)).unwrap();
+    insta::assert_snapshot!(place.check());
+}
+
+#[test]
+fn a_shared_credential_on_an_open_address_is_warned_of() {
+    let place = Place::new();
+    place.write("password", "S3NT1NEL").write(
+        "larder.toml",
+        "listen = \"0.0.0.0:5000\"\n[[upstream]]\nregistry = \"ghcr.io\"\nshared = true\n\
+         credential = { username = \"robot\", password_file = \"password\" }\n",
+    );
+    insta::assert_snapshot!(place.check());
+}
+
+#[test]
+fn bad_flags() {
+    let place = Place::new();
+    for (name, args) in [
+        ("flag_listen", &["registry", "--listen", "5000"][..]),
+        ("flag_budget", &["registry", "--budget", "lots"]),
+        ("flag_log", &["registry", "--check", "--log", "=,="]),
+        ("flag_tls", &["registry", "--check", "--tls-cert", "cert.pem"]),
+        ("flag_tls_missing", &["registry", "--check", "--tls-cert", "cert.pem", "--tls-key", "key.pem"]),
+        ("flag_config", &["registry", "--check", "--config", "missing.toml"]),
+        ("flag_same_port", &["registry", "--check", "--listen", "127.0.0.1:7", "--metrics", "127.0.0.1:7"]),
+        ("flag_unknown", &["registry", "--password", "x"]),
+    ] {
+        insta::assert_snapshot!(name, place.run(args));
+    }
+}
+
+/// A certificate with its key (`cert.pem`, `key.pem`), and another (`ca.pem`).
+fn certificates(place: &Place) {
+    let pair = rcgen::generate_simple_self_signed(["larder.example".to_owned()]).unwrap();
+    place.write("cert.pem", &pair.cert.pem()).write("key.pem", &pair.signing_key.serialize_pem());
+    let other = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
+    place.write("ca.pem", &other.cert.pem());
+}
