@@ -15,6 +15,18 @@ use crate::store::{Record, RecordKind, Store};
 /// What stands for a credential where it must be remembered: an HMAC under a key of this process.
 pub(crate) type Fingerprint = [u8; 32];
 
+/// Whose question it is. Clients whose right is known ask the same question; others only ever share an answer with those who
+/// sent the same credential, or none like them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Who {
+    /// One who may, as is known.
+    Known,
+    /// One of whom nothing is known, without a credential.
+    Anonymous,
+    /// One of whom nothing is known, with this credential.
+    Holder(Fingerprint),
+}
+
 /// Who may read which repository, as the origin said.
 ///
 /// Public repositories are remembered in the store, because their content must be served through an outage that began
@@ -37,9 +49,17 @@ struct Mark {
     before: Duration,
 }
 
+/// Older than anything that is honoured: 100 years.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 impl Mark {
     fn now() -> Mark {
         Mark { seen: Instant::now(), before: Duration::ZERO }
+    }
+
+    /// The mark of what was not public, or is no longer.
+    fn never() -> Mark {
+        Mark { seen: Instant::now(), before: NEVER }
     }
 
     fn age(&self) -> Duration {
@@ -67,7 +87,16 @@ impl Access {
         }
     }
 
-    pub(crate) fn fingerprint(&self, credential: &Credential) -> Fingerprint {
+    /// Tells apart the clients that must not share an answer.
+    pub(crate) fn who(&self, known: bool, request: &Request) -> Who {
+        match &request.credential {
+            _ if known => Who::Known,
+            Some(credential) => Who::Holder(self.fingerprint(credential)),
+            None => Who::Anonymous,
+        }
+    }
+
+    fn fingerprint(&self, credential: &Credential) -> Fingerprint {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.key).expect("an HMAC takes keys of any length");
         // The length keeps two different pairs from being the same text.
         mac.update(&(credential.username().len() as u64).to_le_bytes());
@@ -133,8 +162,12 @@ impl Access {
     pub(crate) async fn forget(&self, name: &Name, authority: &Authority) {
         match authority {
             Authority::Anonymous => {
-                self.public.insert(name.clone(), Mark { seen: Instant::now(), before: Duration::MAX / 2 });
-                let _ = self.store.write(&Record::new(name, RecordKind::Public), Bytes::from_static(b"0"), true).await;
+                // Only what was public once has a record: refusals of names that anybody makes up leave no trace.
+                if self.public_mark(name).await.is_some_and(|mark| mark.age() < NEVER) {
+                    self.public.insert(name.clone(), Mark::never());
+                    let _ =
+                        self.store.write(&Record::new(name, RecordKind::Public), Bytes::from_static(b"0"), true).await;
+                }
             }
             Authority::Client(credential) => self.grants.invalidate(&(name.clone(), self.fingerprint(credential))),
             Authority::Own => {}
@@ -145,9 +178,12 @@ impl Access {
         if let Some(mark) = self.public.get(name) {
             return Some(mark);
         }
-        let value = self.store.read(&Record::new(name, RecordKind::Public)).await.ok()??;
-        let then: u64 = std::str::from_utf8(&value).ok()?.trim().parse().ok()?;
-        let mark = Mark { seen: Instant::now(), before: age_of(then) };
+        let value = self.store.read(&Record::new(name, RecordKind::Public)).await.ok()?;
+        let then = value.and_then(|value| std::str::from_utf8(&value).ok()?.trim().parse::<u64>().ok());
+        let mark = match then {
+            Some(then @ 1..) => Mark { seen: Instant::now(), before: age_of(then) },
+            _ => Mark::never(),
+        };
         self.public.insert(name.clone(), mark);
         Some(mark)
     }

@@ -9,7 +9,7 @@ use crate::engine::{Engine, Inner, SmallBlob};
 use crate::fill::{self, Filling, Start};
 use crate::manifests::{is_outage, read_whole};
 use crate::reply::{Blob, BlobReply, Content, Error, Outcome, Request};
-use crate::source::{Ask, FailureKind, Upstream};
+use crate::source::{Ask, FailureKind, Source, Upstream};
 use crate::store::{Record, RecordKind};
 
 /// Blobs up to this size are answered from memory, in bytes.
@@ -65,19 +65,25 @@ impl Inner {
         self.fill(upstream, Ask { name: name.clone(), authority }, digest).await
     }
 
-    /// Finds out with whose right a blob may be asked for.
+    /// Finds out with whose right a blob may be asked for: one question, however many clients ask at once.
     async fn prove(
         self: &Arc<Self>,
-        upstream: &Upstream,
+        upstream: &Arc<Upstream>,
         request: &Request,
         digest: &Digest,
     ) -> Result<Authority, Error> {
-        let (_, authority) = self
-            .authorized(upstream, request, |source, ask| async move {
-                Ok((source.head_blob(&ask, digest).await?, ask.authority))
-            })
-            .await?;
-        Ok(authority)
+        let key = (request.name.clone(), *digest, self.access.who(false, request));
+        let work = {
+            let (inner, upstream, request, digest) = (self.clone(), upstream.clone(), request.clone(), *digest);
+            async move {
+                let asked = &digest;
+                let ask = |source: Arc<dyn Source>, ask: Ask| async move {
+                    source.head_blob(&ask, asked).await.map(|_| ask.authority)
+                };
+                Ok(inner.authorized(&upstream, &request, ask).await?)
+            }
+        };
+        self.proofs.run(&self.tasks, self.clone(), |inner| &inner.proofs, key, work).await.0
     }
 
     async fn head_blob(
@@ -136,10 +142,13 @@ impl Inner {
                     let refused =
                         matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied | FailureKind::NotFound);
                     if !(refused && joined && attempt == 0 && filling.ask().authority != ask.authority) {
-                        return Err(match error.kind {
-                            FailureKind::Unauthorized => Error::new(FailureKind::Denied, error.reason),
-                            _ => error,
-                        });
+                        if error.kind == FailureKind::Unauthorized {
+                            self.access.forget(&ask.name, &ask.authority).await;
+                            if ask.authority != Authority::Anonymous {
+                                return Err(Error::new(FailureKind::Denied, error.reason));
+                            }
+                        }
+                        return Err(error);
                     }
                 }
             }

@@ -44,7 +44,7 @@ impl Engine {
             inner.metrics.answered("list", Outcome::Hit);
             return Ok(reply(stored.clone(), Outcome::Hit));
         }
-        let key = (request.name.clone(), query.clone(), inner.who(known, request));
+        let key = (request.name.clone(), query.clone(), inner.access.who(known, request));
         let work = {
             let (inner, upstream, request, query) = (inner.clone(), upstream.clone(), request.clone(), query.clone());
             async move { inner.fetch_document(&upstream, &request, &query, &record).await }

@@ -8,7 +8,7 @@ use oci::{Digest, MediaType, Name, Reference};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{Access, Fingerprint};
+use crate::access::{Access, Who};
 use crate::credential::Authority;
 use crate::fill::{Failure, Filling};
 use crate::flight::{Failures, Flights};
@@ -71,16 +71,18 @@ pub(crate) struct Inner {
     pub(crate) members: Cache<(Name, Digest), ()>,
     pub(crate) fills: Mutex<HashMap<(Name, Digest), Filling>>,
     pub(crate) failed_fills: Failures<(Name, Digest)>,
+    /// Questions with whose right a blob may be asked for.
+    pub(crate) proofs: Flights<(Name, Digest, Who), Authority>,
     pub(crate) manifest_flights: Flights<ManifestKey, ManifestReply>,
     pub(crate) document_flights: Flights<DocumentKey, DocumentReply>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
 }
 
-/// One question about a manifest. Questions of clients whose right is known already are the same question.
-pub(crate) type ManifestKey = (Name, Reference, Option<Fingerprint>);
+/// One question about a manifest.
+pub(crate) type ManifestKey = (Name, Reference, Who);
 /// One question about a list.
-pub(crate) type DocumentKey = (Name, DocumentQuery, Option<Fingerprint>);
+pub(crate) type DocumentKey = (Name, DocumentQuery, Who);
 
 pub(crate) struct StoredManifest {
     pub(crate) bytes: Bytes,
@@ -128,6 +130,7 @@ impl Engine {
             members: Cache::new(20_000),
             fills: Mutex::new(HashMap::new()),
             failed_fills: Failures::new(),
+            proofs: Flights::new(),
             manifest_flights: Flights::new(),
             document_flights: Flights::new(),
             tasks: TaskTracker::new(),
@@ -254,14 +257,6 @@ impl Inner {
         Err(failure.into_error(upstream))
     }
 
-    /// The part of a question's key that keeps clients apart whose rights are not known yet.
-    pub(crate) fn who(&self, known: bool, request: &Request) -> Option<Fingerprint> {
-        match &request.credential {
-            Some(credential) if !known => Some(self.access.fingerprint(credential)),
-            _ => None,
-        }
-    }
-
     /// Tells the store now and then that something answered from memory is in use.
     pub(crate) fn touch(self: &Arc<Self>, digest: &Digest, used: &Mutex<Instant>) {
         let mut used = used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -283,12 +278,15 @@ impl Inner {
     /// Background work: drops what was used longest ago while the store is over its budget.
     async fn keep_budget(self: Arc<Self>) {
         loop {
+            self.store.protect(self.pinned().await);
             tokio::select! {
                 () = self.cancel.cancelled() => return,
                 () = self.store.over_budget() => {}
+                // What a pinned tag names changes with the tag.
+                () = tokio::time::sleep(Duration::from_secs(30)), if !self.settings.pins.is_empty() => continue,
             }
-            let keep = self.pinned().await;
-            match self.store.evict(keep).await {
+            self.store.protect(self.pinned().await);
+            match self.store.evict().await {
                 Ok((blobs, bytes)) => {
                     self.metrics.evicted(blobs, bytes);
                     if blobs > 0 {

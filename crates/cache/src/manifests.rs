@@ -37,7 +37,7 @@ impl Inner {
         if known && let Some(stored) = self.stored_manifest(&request.name, digest).await {
             return Ok(stored.reply(*digest, Outcome::Hit));
         }
-        let key = (request.name.clone(), Reference::Digest(*digest), self.who(known, request));
+        let key = (request.name.clone(), Reference::Digest(*digest), self.access.who(known, request));
         let work = {
             let (inner, upstream, request, digest) = (self.clone(), upstream.clone(), request.clone(), *digest);
             async move { inner.fetch_by_digest(&upstream, &request, digest).await }
@@ -95,7 +95,7 @@ impl Inner {
         {
             return Ok(stored.reply(last.digest, Outcome::Hit));
         }
-        let key = (name.clone(), Reference::Tag(tag.clone()), self.who(known, request));
+        let key = (name.clone(), Reference::Tag(tag.clone()), self.access.who(known, request));
         let work = {
             let (inner, upstream, request, tag) = (self.clone(), upstream.clone(), request.clone(), tag.clone());
             async move { inner.resolve(&upstream, &request, &tag).await }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use oci::{Digest, Hasher};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -50,9 +51,15 @@ enum Stop {
     Source(SourceError),
     /// The disk failed after `Handoff::at` bytes.
     Disk(StoreError, Box<Handoff>),
-    /// The bytes have another digest; those at and behind the offset differ from the attempt before.
-    Mismatch(Digest),
+    /// The bytes that came, the last of them from the source of that number, have another digest.
+    Mismatch {
+        found: Digest,
+        source: usize,
+    },
 }
+
+/// Why a batch could not be taken in, and where readers take over.
+type DiskFailure = (StoreError, Box<Handoff>);
 
 /// One attempt's account.
 struct Attempt {
@@ -112,7 +119,8 @@ impl Task {
         });
         let mut compare = false;
         loop {
-            match self.attempt(&mut supply, &ingest, compare).await {
+            let size = supply.size();
+            match self.attempt(supply, &ingest, compare).await {
                 Ok(size) => return self.commit(ingest, size).await,
                 Err(Stop::Source(error)) => return Err(error.into()),
                 Err(Stop::Disk(error, handoff)) => {
@@ -121,14 +129,13 @@ impl Task {
                         let reason = "a source sent wrong bytes, and the disk takes no others";
                         return Err(FillEnd::Failed(Error::new(FailureKind::Invalid, reason)));
                     }
-                    return Err(self.hand_off(error, handoff, supply.size()));
+                    return Err(self.hand_off(error, handoff, size));
                 }
-                Err(Stop::Mismatch(found)) => {
-                    let source = &self.shared.upstream.sources[supply.source()];
-                    let label = source.label();
+                Err(Stop::Mismatch { found, source }) => {
+                    let label = self.shared.upstream.sources[source].label();
                     self.shared.metrics.mismatched();
                     tracing::warn!(name = %self.shared.ask.name, %digest, %found, source = label, "a source sent wrong bytes");
-                    let next = supply.source() + 1;
+                    let next = source + 1;
                     if next >= self.shared.upstream.sources.len() {
                         let reason = format!("{label}: the bytes that came have another digest ({found})");
                         return Err(FillEnd::Failed(Error::new(FailureKind::Invalid, reason)));
@@ -149,10 +156,17 @@ impl Task {
     }
 
     /// Takes all bytes from the supply into the file, hashes them, and lets readers have all but the end.
-    async fn attempt(&self, supply: &mut Supply, ingest: &Arc<dyn Ingest>, compare: bool) -> Result<u64, Stop> {
+    async fn attempt(&self, supply: Supply, ingest: &Arc<dyn Ingest>, compare: bool) -> Result<u64, Stop> {
         let digest = self.shared.digest;
+        let (mut source, mut size) = (supply.source(), supply.size());
+        // A stream that owns the supply keeps a request in progress when the disk has something to tell meanwhile.
+        let supply = futures_util::stream::unfold(supply, |mut supply| async move {
+            let bytes = supply.next().await;
+            Some(((bytes, supply.source(), supply.size()), supply))
+        });
+        let mut supply = std::pin::pin!(supply);
         let mut attempt = Some(Attempt { hasher: Hasher::new(digest.algorithm()), written: 0, differs_at: None });
-        let mut writing: Option<JoinHandle<Result<Attempt, (StoreError, Box<Handoff>)>>> = None;
+        let mut writing: Option<JoinHandle<Result<Attempt, DiskFailure>>> = None;
         let mut batch: Vec<Bytes> = Vec::new();
         let mut batched = 0;
         let mut ended = false;
@@ -160,7 +174,7 @@ impl Task {
             if batched > 0
                 && let Some(taken) = attempt.take()
             {
-                let (batch, ingest, source) = (std::mem::take(&mut batch), ingest.clone(), supply.source());
+                let (batch, ingest) = (std::mem::take(&mut batch), ingest.clone());
                 batched = 0;
                 writing = Some(tokio::task::spawn_blocking(move || take_in(taken, &batch, &*ingest, compare, source)));
             }
@@ -171,30 +185,33 @@ impl Task {
                     let done = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
                     let done = done.map_err(|(error, handoff)| Stop::Disk(error, handoff))?;
                     if !compare {
-                        self.release(done.written, supply.size());
+                        self.release(done.written, size);
                     }
                     attempt = Some(done);
                 }
-                bytes = supply.next(), if !ended && batched < BATCH => match bytes {
-                    Ok(Some(bytes)) => {
-                        batched += bytes.len();
-                        batch.push(bytes);
-                    }
-                    Ok(None) => ended = true,
-                    Err(error) => {
-                        if let Some(writing) = writing {
-                            let _ = writing.await;
+                Some((bytes, from, said)) = supply.next(), if !ended && batched < BATCH => {
+                    (source, size) = (from, said);
+                    match bytes {
+                        Ok(Some(bytes)) => {
+                            batched += bytes.len();
+                            batch.push(bytes);
                         }
-                        return Err(Stop::Source(error));
+                        Ok(None) => ended = true,
+                        Err(error) => {
+                            if let Some(writing) = writing {
+                                let _ = writing.await;
+                            }
+                            return Err(Stop::Source(error));
+                        }
                     }
-                },
+                }
                 else => break,
             }
         }
         let Attempt { hasher, written, differs_at } = attempt.expect("nothing is being written");
         let found = hasher.finish();
         if found != digest {
-            return Err(Stop::Mismatch(found));
+            return Err(Stop::Mismatch { found, source });
         }
         if compare {
             self.progress.send_modify(|progress| progress.right_until = Some(differs_at.unwrap_or(written)));
@@ -277,7 +294,7 @@ fn take_in(
     ingest: &dyn Ingest,
     compare: bool,
     source: usize,
-) -> Result<Attempt, (StoreError, Box<Handoff>)> {
+) -> Result<Attempt, DiskFailure> {
     for bytes in batch {
         if compare && attempt.differs_at.is_none() {
             attempt.differs_at = first_difference(ingest.file(), bytes, attempt.written);

@@ -50,6 +50,7 @@ pub struct DiskStore {
     files: Files,
     next_ingest: AtomicU64,
     pub(super) filling: Mutex<HashMap<Digest, usize>>,
+    pub(super) protected: Mutex<Arc<HashSet<Digest>>>,
 }
 
 /// An open blob. The time of its last touch is kept with it, so that a busy blob is touched once a second.
@@ -115,6 +116,7 @@ impl DiskStore {
             },
             next_ingest: AtomicU64::new(0),
             filling: Mutex::new(HashMap::new()),
+            protected: Mutex::default(),
         }))
     }
 
@@ -296,13 +298,13 @@ impl DiskStore {
             }
             // With room made beforehand the store is above its budget for as short a time as possible.
             if bytes + size > budget {
-                self.evict_until(budget.saturating_sub(size), &HashSet::new())?;
+                self.evict_until(budget.saturating_sub(size))?;
             }
         }
         match DiskIngest::begin(self, digest, size) {
             Err(StoreError::Full) => {
                 let wanted = size.unwrap_or(64 << 20);
-                self.evict_until(self.usage().bytes.saturating_sub(wanted), &HashSet::new())?;
+                self.evict_until(self.usage().bytes.saturating_sub(wanted))?;
                 DiskIngest::begin(self, digest, size)
             }
             Err(StoreError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
@@ -414,12 +416,12 @@ impl Store for Arc<DiskStore> {
         }
     }
 
-    async fn evict(&self, keep: HashSet<Digest>) -> Result<(u64, u64), StoreError> {
+    async fn evict(&self) -> Result<(u64, u64), StoreError> {
         let store = self.clone();
         blocking(move || {
             let Usage { bytes, budget } = store.usage();
             // A little below, so that not every blob that comes in costs a look at all blobs.
-            if bytes > budget { store.evict_until(budget - budget / 20, &keep) } else { Ok((0, 0)) }
+            if bytes > budget { store.evict_until(budget - budget / 20) } else { Ok((0, 0)) }
         })
         .await
     }
@@ -427,6 +429,10 @@ impl Store for Arc<DiskStore> {
     async fn scrub(&self, bytes_per_second: u64) -> Result<ScrubReport, StoreError> {
         let store = self.clone();
         blocking(move || super::scrub::scrub_paced(&store, bytes_per_second, |_| {})).await
+    }
+
+    fn protect(&self, keep: HashSet<Digest>) {
+        *self.protected.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(keep);
     }
 
     fn usage(&self) -> Usage {

@@ -1,4 +1,5 @@
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
+use std::sync::{Arc, PoisonError};
 
 use oci::Digest;
 
@@ -18,12 +19,9 @@ struct Candidate {
 
 impl DiskStore {
     /// Deletes what was used longest ago until at most `target` bytes are held; returns how many blobs and bytes went.
-    pub(super) fn evict_until(
-        self: &std::sync::Arc<Self>,
-        target: u64,
-        keep: &HashSet<Digest>,
-    ) -> Result<(u64, u64), StoreError> {
+    pub(super) fn evict_until(self: &Arc<Self>, target: u64) -> Result<(u64, u64), StoreError> {
         self.count()?;
+        let keep = self.protected.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut blobs, mut bytes) = (0, 0);
         while self.usage().bytes > target {
             // The newest of the oldest is on top, so that it can be replaced by an older one.

@@ -48,9 +48,12 @@ pub trait Store: Send + Sync + 'static {
     /// Waits until the store holds more than its budget.
     async fn over_budget(&self);
 
-    /// Drops what was used longest ago, one blob at a time, until the store is within its budget; never what is in `keep`,
+    /// Drops what was used longest ago, one blob at a time, until the store is within its budget; never what is protected,
     /// being read or being filled. Returns how many blobs and bytes went.
-    async fn evict(&self, keep: HashSet<Digest>) -> Result<(u64, u64), StoreError>;
+    async fn evict(&self) -> Result<(u64, u64), StoreError>;
+
+    /// Says what eviction must not take.
+    fn protect(&self, keep: HashSet<Digest>);
 
     /// Hashes what is stored again, at most `bytes_per_second`; returns what it found.
     async fn scrub(&self, bytes_per_second: u64) -> Result<ScrubReport, StoreError>;
