@@ -1,0 +1,141 @@
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::connection::Host;
+use crate::metrics::Metrics;
+use crate::service::Shared;
+use crate::settings::{Limits, ServeSettings};
+use crate::throttle::Throttle;
+
+/// How many connections the kernel keeps until they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// How long to wait when there are no more file descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr}: {error}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The certificate or its key cannot be used.
+    #[error("cannot use {}: {reason}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The realm cannot stand in a header.
+    #[error("the realm may hold printable ASCII characters without quotes only")]
+    Realm,
+}
+
+/// Answers the distribution API from an engine.
+pub struct Server {
+    listener: TcpListener,
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    limits: Limits,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+}
+
+impl Server {
+    /// Starts to listen; connections wait until [`Server::run`]. Reads the certificate.
+    pub async fn bind(settings: ServeSettings, engine: Arc<cache::Engine>, metrics: Metrics) -> Result<Server, Error> {
+        let ServeSettings { addr, tls, unqualified, realm, limits } = settings;
+        let plain = realm.bytes().all(|c| (c == b' ' || c.is_ascii_graphic()) && c != b'"' && c != b'\\');
+        let challenge = HeaderValue::try_from(format!("Basic realm=\"{realm}\", charset=\"UTF-8\""))
+            .ok()
+            .filter(|_| plain)
+            .ok_or(Error::Realm)?;
+        let tls = tls.as_ref().map(crate::tls::acceptor).transpose()?;
+        let (listener, addr) = listen(addr).map_err(|error| Error::Listen { addr, error })?;
+        let throttle = Throttle::new(limits.refusals);
+        let shared = Arc::new(Shared { engine, metrics, unqualified, challenge, throttle });
+        Ok(Server { listener, addr, shared, limits, tls })
+    }
+
+    /// The address in use, with the port that the system chose.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Serves until `cancel`; then lets answers in progress end for `grace`, and cuts what is left.
+    pub async fn run(self, cancel: CancellationToken, grace: Duration) {
+        let Server { listener, shared, limits, tls, .. } = self;
+        let metrics = shared.metrics.clone();
+        let slots = Arc::new(Semaphore::new(limits.connections));
+        let abort = CancellationToken::new();
+        let host = Arc::new(Host { shared, limits, tls, drain: cancel.clone(), abort: abort.clone() });
+        let connections = TaskTracker::new();
+        let accept = async {
+            loop {
+                let slot = match slots.clone().try_acquire_owned() {
+                    Ok(slot) => slot,
+                    Err(_) => {
+                        metrics.waited();
+                        slots.clone().acquire_owned().await.expect("the semaphore is never closed")
+                    }
+                };
+                match listener.accept().await {
+                    Ok((stream, address)) => {
+                        let host = host.clone();
+                        connections.spawn(async move {
+                            host.serve(stream, address).await;
+                            drop(slot);
+                        });
+                    }
+                    // Of this one connection, and no reason to wait (accept(2)).
+                    Err(error) if is_of_the_client(&error) => {}
+                    Err(error) => {
+                        metrics.accept_failed();
+                        tracing::warn!(%error, "cannot accept connections");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = accept => {}
+            () = cancel.cancelled() => {}
+        }
+        drop(listener);
+        connections.close();
+        if tokio::time::timeout(grace, connections.wait()).await.is_err() {
+            tracing::warn!(connections = connections.len(), "cut what did not end in time");
+            abort.cancel();
+            connections.wait().await;
+        }
+    }
+}
+
+/// Listens with an address that an earlier process may have used a moment ago.
+pub(crate) fn listen(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    let listener = socket.listen(BACKLOG)?;
+    let addr = listener.local_addr()?;
+    Ok((listener, addr))
+}
+
+fn is_of_the_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
