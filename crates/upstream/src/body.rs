@@ -204,7 +204,7 @@ mod tests {
     async fn a_trickle_is_told_after_the_window() {
         let mut clock = clock();
         let mut seconds = 0;
-        while clock.arrived(99).is_ok() {
+        while clock.arrived(90).is_ok() {
             assert!(wait(&mut clock, Duration::from_secs(1)).await.is_none());
             seconds += 1;
             assert!(seconds < 60);

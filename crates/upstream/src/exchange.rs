@@ -351,10 +351,11 @@ impl Exchange {
         let mut seen = Vec::new();
         loop {
             let credential = credential.filter(|_| !redirected);
-            let response = self.request(&url, call, credential).await.map_err(|failure| Failure {
-                // Whether the place that it leads to is well says nothing about the endpoint.
-                unwell: failure.unwell && !redirected,
-                ..failure
+            let response = self.request(&url, call, credential).await.map_err(|failure| match failure.kind {
+                _ if !redirected => failure,
+                // Where the registry leads to says nothing about how it is itself, but that it leads there does.
+                FailureKind::Refused => Failure::invalid(format!("a redirect: {}", failure.reason)),
+                _ => Failure { unwell: false, ..failure },
             })?;
             if !redirect::is_redirect(response.status()) {
                 if !redirected {
@@ -440,7 +441,7 @@ fn plain(challenge: &Challenge) -> Challenge {
 }
 
 /// Reads the rest of a short body, so that its connection can be used again. What does not end soon is closed instead.
-async fn drain(response: Response<Incoming>) {
+pub(crate) async fn drain(response: Response<Incoming>) {
     let body = Limited::new(response.into_body(), DRAIN.0);
     // Either way the answer's head is all that is needed.
     let _ = tokio::time::timeout(DRAIN.1, body.collect()).await;

@@ -180,7 +180,8 @@ mod tests {
             let _ = parse_content_range(&text);
             if let Some(page) = parse_next(&text) {
                 prop_assert!(!page.split('&').any(|part| part.starts_with("ns=")));
-                prop_assert!(format!("http://h/?{page}").parse::<http::Uri>().is_ok());
+                let url = format!("http://h/?{page}");
+                prop_assert!(url.parse::<http::Uri>().is_ok());
             }
         }
 

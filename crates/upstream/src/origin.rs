@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, StatusCode};
 use oci::{Digest, MANIFEST_LIMIT, MANIFEST_TYPES, MediaType, Reference};
 use url::form_urlencoded::byte_serialize;
 
-use crate::exchange::{Answer, Call, Exchange};
+use crate::exchange::{self, Answer, Call, Exchange};
 use crate::failure::{Failure, label};
 use crate::header;
 
@@ -31,7 +31,9 @@ impl Origin {
         let status = answer.response.status();
         let wanted = status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT && call.from > 0;
         if !wanted {
-            return Err(refusal(status, answer.redirected));
+            let failure = refusal(status, answer.redirected);
+            exchange::drain(answer.response).await;
+            return Err(failure);
         }
         header::refuse_encoding(answer.response.headers())?;
         Ok(answer)
