@@ -3,10 +3,16 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use base64::Engine as _;
 
 /// A client that sees what goes over the wire: short bodies, resets, exact headers. One connection, kept alive.
 pub struct Client {
     stream: BufReader<TcpStream>,
+}
+
+/// The value of an `Authorization` header with a user name and password (RFC 7617).
+pub fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(format!("{user}:{password}")))
 }
 
 /// How a body ended.

@@ -18,6 +18,6 @@ mod client;
 mod larder;
 mod wait;
 
-pub use client::{Answer, Client, Ending};
+pub use client::{Answer, Client, Ending, basic};
 pub use larder::{Builder, Larder};
 pub use wait::{wait_for, wait_for_some};
