@@ -36,3 +36,15 @@ pub fn start(filter: EnvFilter, format: Format) {
         Format::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
     }
 }
+
+/// Sends warnings to standard error, for commands that end: people need no clock there.
+pub fn start_plainly() {
+    let filter = EnvFilter::new("warn");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .init();
+}

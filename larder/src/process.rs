@@ -3,14 +3,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Lets the process open as many files as it may: every connection and every blob being served takes one. Shells and
 /// service managers commonly start with 1024.
-pub fn raise_file_limit() {
+pub fn raise_file_limit() -> std::io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if limit.current != limit.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, raised)
-    {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+    if limit.current == limit.maximum {
+        return Ok(());
     }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
 /// Logs where a thread panicked. The message is left out: it may quote what a client or a file said.

@@ -1,11 +1,33 @@
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use cache::{DiskStore, Engine, EngineSettings, StoreSettings};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry as MetricsRegistry;
+use serve::{Admin, ServeSettings, Server, TlsFiles};
+use tokio_util::sync::CancellationToken;
+use upstream::Directory;
 
 use crate::cli::RegistryArgs;
-use crate::config::Config;
+use crate::config::{Budget, Config, Listener, Size, Store};
 use crate::failure::Failure;
+use crate::logging;
+use crate::process::{self, Signals};
+
+/// Threads for what blocks: reading and writing files. Disks gain nothing from more at a time, and each costs memory.
+const BLOCKING_THREADS: usize = 64;
+
+/// How long such a thread stays when there is nothing to do, so that an idle server is small.
+const BLOCKING_IDLE: Duration = Duration::from_secs(5);
 
 /// Runs `larder registry`.
 pub fn run(args: &RegistryArgs) -> Result<ExitCode, Failure> {
+    // Before the configuration is read, whose defaults depend on it.
+    let raised = process::raise_file_limit();
     let config = Config::load(args)?;
     if args.check {
         print!("{config}");
@@ -14,5 +36,133 @@ pub fn run(args: &RegistryArgs) -> Result<ExitCode, Failure> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    logging::start(logging::filter(&config.log).expect("the configuration was checked"), config.log_format);
+    process::log_panics();
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("larder")
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_IDLE)
+        .build()
+        .context("cannot start threads")?;
+    let ended = runtime.block_on(serve(config));
+    // Nothing is left to wait for but reads of a disk that does not answer.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Serves until a signal, then drains.
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let mut registry = MetricsRegistry::default();
+    registry.register("larder_build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    let upstream_metrics = upstream::Metrics::register(&mut registry);
+    let named = registry.sub_registry_with_prefix("larder");
+    let (engine_metrics, serve_metrics) = (cache::Metrics::register(named), serve::Metrics::register(named));
+
+    let store = DiskStore::open(store_settings(&config.store)).context("cannot open the store")?;
+    let folder = store.root().to_owned();
+    let upstreams = Directory::new(config.upstream_settings(), upstream_metrics)?;
+    let engine = Engine::start(Arc::new(store), upstreams, engine_settings(&config), engine_metrics);
+    let server = Server::bind(serve_settings(&config), engine.clone(), serve_metrics).await?;
+    let draining = Arc::new(AtomicBool::new(false));
+    let admin = match config.metrics {
+        Listener::On(address) => Some(bind_admin(address, registry, engine.clone(), draining.clone()).await?),
+        Listener::Off => None,
+    };
+
+    let clients = server.local_addr();
+    let metrics = admin.as_ref().map(Admin::local_addr).map(tracing::field::display);
+    let budget = Size(engine.usage().budget).about();
+    tracing::info!(%clients, tls = config.tls.is_some(), metrics, store = %folder.display(), %budget, "serving");
+    if config.unlisted {
+        tracing::info!("try it: {}", example(clients, config.tls.is_some()));
+    }
+
+    let stop = CancellationToken::new();
+    let stop_admin = CancellationToken::new();
+    let admin = admin.map(|admin| tokio::spawn(admin.run(stop_admin.clone())));
+    let drain = async {
+        let signal = signals.next().await;
+        tracing::info!(signal, grace = ?config.grace, "ending: answers in progress may finish; a second signal cuts them");
+        draining.store(true, Ordering::Relaxed);
+        stop.cancel();
+        signals.next().await
+    };
+    tokio::select! {
+        () = server.run(stop.clone(), config.grace) => {}
+        signal = drain => {
+            tracing::warn!(signal, "ending at once");
+            std::process::exit(1);
+        }
+    }
+    engine.shutdown().await;
+    stop_admin.cancel();
+    if let Some(admin) = admin {
+        admin.await.context("the metrics listener")?;
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+async fn bind_admin(
+    address: SocketAddr,
+    registry: MetricsRegistry,
+    engine: Arc<Engine>,
+    draining: Arc<AtomicBool>,
+) -> anyhow::Result<Admin> {
+    let ready = move || match draining.load(Ordering::Relaxed) {
+        true => Err("larder is ending".to_owned()),
+        false => engine.ready(),
+    };
+    Admin::bind(address, Arc::new(registry), ready).await.context("metrics")
+}
+
+fn store_settings(store: &Store) -> StoreSettings {
+    let budget = match store.budget {
+        Budget::Bytes(bytes) => cache::Budget::Bytes(bytes),
+        Budget::Percent(percent) => cache::Budget::Share(f64::from(percent) / 100.0),
+    };
+    StoreSettings { root: store.path.clone(), budget }
+}
+
+fn engine_settings(config: &Config) -> EngineSettings {
+    let usual = EngineSettings::default();
+    EngineSettings {
+        public_for: config.access.public,
+        grant_for: config.access.grant,
+        grant_outage: config.access.outage,
+        memory: config.store.memory.map_or(usual.memory, |Size(bytes)| bytes),
+        scrub_bytes_per_second: config.store.scrub.map_or(usual.scrub_bytes_per_second, |Size(bytes)| bytes),
+        pins: config.pins.clone(),
+        ..usual
+    }
+}
+
+fn serve_settings(config: &Config) -> ServeSettings {
+    let files = |tls: &crate::config::Tls| TlsFiles { cert_file: tls.certificate.clone(), key_file: tls.key.clone() };
+    ServeSettings {
+        tls: config.tls.as_ref().map(files),
+        unqualified: config.unqualified.clone(),
+        limits: config.limits.clone(),
+        ..ServeSettings::new(config.listen)
+    }
+}
+
+/// A pull for somebody who sees this for the first time.
+fn example(clients: SocketAddr, tls: bool) -> String {
+    let host = match clients {
+        SocketAddr::V4(address) if address.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        SocketAddr::V6(address) if address.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        other => other,
+    };
+    let plain = if tls { "" } else { "--src-tls-verify=false " };
+    format!("skopeo copy {plain}docker://{host}/docker.io/library/alpine:3.20 oci:/tmp/alpine:3.20")
 }

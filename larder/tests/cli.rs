@@ -1,5 +1,7 @@
 //! The command line as people meet it: the real binary, what it prints and how it exits.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on panics.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -28,7 +30,12 @@ impl Place {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-        command.args(args).current_dir(self.path()).env_clear().env("HOME", self.path()).env("XDG_DATA_HOME", self.path());
+        command
+            .args(args)
+            .current_dir(self.path())
+            .env_clear()
+            .env("HOME", self.path())
+            .env("XDG_DATA_HOME", self.path());
         command
     }
 
@@ -180,6 +187,24 @@ fn bad_flags() {
     ] {
         insta::assert_snapshot!(name, place.run(args));
     }
+}
+
+#[test]
+fn scrub_sets_aside_what_is_damaged() {
+    let place = Place::new();
+    let missing = place.run(&["scrub", "--store", "nowhere"]);
+    assert!(missing.starts_with("exit 1\n--- stderr\nlarder: there is no store at nowhere"), "{missing}");
+    assert!(!place.path().join("nowhere").exists());
+
+    let blobs = place.path().join("store/blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let (good, bad) = (oci::Digest::sha256(b"good"), oci::Digest::sha256(b"bad"));
+    fs::write(blobs.join(good.hex()), "good").unwrap();
+    assert!(place.run(&["scrub", "--store", "store", "-o", "json"]).starts_with("exit 0\n"));
+    fs::write(blobs.join(bad.hex()), "rot").unwrap();
+    insta::assert_snapshot!(place.run(&["scrub", "--store", "store"]));
+    assert!(!blobs.join(bad.hex()).exists());
+    assert!(place.run(&["scrub", "--store", "store"]).starts_with("exit 0\n"));
 }
 
 /// A certificate with its key (`cert.pem`, `key.pem`), and another (`ca.pem`).

@@ -9,7 +9,7 @@ use super::freshness::Tags;
 use super::section::{Document, Problems, Section, textual};
 use super::units::{Address, Budget, Listener, Span};
 use super::upstream::{self, Upstream};
-use super::{Config, Store, deadlines, pin, tls};
+use super::{Config, Store, deadlines, limits, pin, tls};
 use crate::logging::{self, Format};
 
 /// Reads a configuration file's text. What it leaves out has its default.
@@ -36,7 +36,7 @@ fn read_root(mut root: Section<'_>) -> Config {
     let tls = root.section("tls").and_then(|section| tls::read(section, &mut warnings));
     let (log, log_format) = read_log(root.section("log"));
     let store = read_store(root.section("store"));
-    let connections = root.section("limits").and_then(read_limits);
+    let limits = root.section("limits").map(limits::read).unwrap_or_default();
     let tags = root.section("freshness").map(Tags::read).unwrap_or_default();
     let access = root.section("access").map(Access::read).unwrap_or_default();
     let deadlines = root.section("deadlines").map(deadlines::read).unwrap_or_default();
@@ -56,7 +56,7 @@ fn read_root(mut root: Section<'_>) -> Config {
         log,
         log_format,
         store,
-        connections,
+        limits,
         unqualified: unqualified.0,
         unlisted,
         exclude,
@@ -89,12 +89,6 @@ fn read_store(section: Option<Section<'_>>) -> Store {
         section.finish();
     }
     store
-}
-
-fn read_limits(mut section: Section<'_>) -> Option<u32> {
-    let connections = section.value("connections");
-    section.finish();
-    connections
 }
 
 fn hub() -> Registry {

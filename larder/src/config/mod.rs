@@ -18,6 +18,7 @@ mod access;
 mod deadlines;
 mod file;
 mod freshness;
+mod limits;
 mod pin;
 mod place;
 mod secret;
@@ -55,8 +56,8 @@ pub struct Config {
     pub log_format: Format,
     /// Where things are kept.
     pub store: Store,
-    /// Connections of clients at a time.
-    pub connections: Option<u32>,
+    /// What clients may use up.
+    pub limits: serve::Limits,
     /// Whose names a name without a registry is.
     pub unqualified: Option<Registry>,
     /// Public registries need not be listed.
@@ -137,7 +138,7 @@ impl Config {
         match (&flags.tls_cert, &flags.tls_key) {
             (None, None) => {}
             (Some(certificate), Some(key)) => {
-                let tls = Tls::read(certificate, key, &mut self.warnings);
+                let tls = Tls::check(certificate, key, &mut self.warnings);
                 self.tls = Some(tls.map_err(|error| Failure::Usage(format!("--tls-cert: {error}")))?);
             }
             _ => return Err(Failure::Usage("--tls-cert and --tls-key belong together: give both or none".into())),
@@ -149,7 +150,9 @@ impl Config {
     fn finish(mut self) -> Result<Config, Failure> {
         if self.store.path.as_os_str().is_empty() {
             self.store.path = place::default_store().ok_or_else(|| {
-                Failure::Usage("where should the store be? Neither XDG_DATA_HOME nor HOME is set; say --store DIR".into())
+                Failure::Usage(
+                    "where should the store be? Neither XDG_DATA_HOME nor HOME is set; say --store DIR".into(),
+                )
             })?;
         }
         if self.metrics == Listener::On(self.listen) && self.listen.port() != 0 {

@@ -32,8 +32,12 @@ impl FromStr for Pin {
             other => wrong(&other.to_string()),
         })?;
         let reference = match (digest, tag) {
-            (Some(digest), _) => Reference::Digest(digest.parse().map_err(|error: DigestError| wrong(&error.to_string()))?),
-            (None, Some(tag)) => Reference::Tag(tag.parse().map_err(|error: ReferenceError| wrong(&error.to_string()))?),
+            (Some(digest), _) => {
+                Reference::Digest(digest.parse().map_err(|error: DigestError| wrong(&error.to_string()))?)
+            }
+            (None, Some(tag)) => {
+                Reference::Tag(tag.parse().map_err(|error: ReferenceError| wrong(&error.to_string()))?)
+            }
             (None, None) => return Err(wrong("the tag or digest is missing")),
         };
         Ok(Pin { name, reference })
@@ -56,9 +60,22 @@ mod tests {
             (&format!("ghcr.io/a/b:1@{digest}"), "ghcr.io/a/b", digest.as_str()),
         ] {
             let pin: Pin = text.parse().unwrap();
-            assert_eq!((pin.name.to_string().as_str(), pin.reference.to_string().as_str()), (name, reference), "{text}");
+            assert_eq!(
+                (pin.name.to_string().as_str(), pin.reference.to_string().as_str()),
+                (name, reference),
+                "{text}"
+            );
         }
-        for text in ["", "alpine:3.20", "library/alpine:3.20", "ghcr.io/a", "ghcr.io/a:", "ghcr.io/A:1", "ghcr.io/a@x", "reg.local:5000/a"] {
+        for text in [
+            "",
+            "alpine:3.20",
+            "library/alpine:3.20",
+            "ghcr.io/a",
+            "ghcr.io/a:",
+            "ghcr.io/A:1",
+            "ghcr.io/a@x",
+            "reg.local:5000/a",
+        ] {
             assert!(text.parse::<Pin>().is_err(), "{text}");
         }
     }

@@ -46,7 +46,9 @@ pub fn credential(mut section: Section<'_>, registry: &Registry, warnings: &mut 
                     section.problem(key, "does not go together with docker_config, which says both");
                 }
             }
-            read(&path, warnings).and_then(|text| from_docker(&path, &text, registry)).map_err(|error| ("docker_config", error))
+            read(&path, warnings)
+                .and_then(|text| from_docker(&path, &text, registry))
+                .map_err(|error| ("docker_config", error))
         }
         None => parts(&mut section, warnings),
     };
@@ -135,8 +137,8 @@ struct DockerEntry {
 fn from_docker(path: &Path, text: &[u8], registry: &Registry) -> Result<Found, String> {
     let place = path.display();
     // The error would quote the text, which holds passwords.
-    let config: DockerConfig =
-        serde_json::from_slice(text).map_err(|error| format!("{place}:{}: is no Docker configuration", error.line()))?;
+    let config: DockerConfig = serde_json::from_slice(text)
+        .map_err(|error| format!("{place}:{}: is no Docker configuration", error.line()))?;
     let entry = config.auths.into_iter().find(|(key, _)| registry_of(key).as_ref() == Some(registry));
     let Some((_, entry)) = entry else { return Err(format!("{place} has no entry for {registry} in auths")) };
     let pair = match entry {

@@ -7,7 +7,8 @@ use super::{Config, Listener, Span, Upstream};
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.file.as_ref().map_or("no file, defaults".to_owned(), |path| path.display().to_string());
-        let tls = self.tls.as_ref().map_or("plain HTTP".to_owned(), |tls| format!("TLS, {}", tls.certificate.display()));
+        let tls =
+            self.tls.as_ref().map_or("plain HTTP".to_owned(), |tls| format!("TLS, {}", tls.certificate.display()));
         let metrics = match self.metrics {
             Listener::On(address) => address.to_string(),
             Listener::Off => "off".to_owned(),

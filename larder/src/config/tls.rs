@@ -1,5 +1,4 @@
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -9,10 +8,10 @@ use super::section::Section;
 
 /// TLS towards clients.
 pub struct Tls {
-    /// Where the certificate came from.
+    /// The certificate chain.
     pub certificate: PathBuf,
-    /// The certificate and its key, ready to be used.
-    pub config: Arc<rustls::ServerConfig>,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// Reads `[tls]`.
@@ -21,7 +20,7 @@ pub fn read(mut section: Section<'_>, warnings: &mut Vec<String>) -> Option<Tls>
     let key: Option<PathBuf> = section.value("key");
     let mut tls = None;
     match (&certificate, &key) {
-        (Some(certificate), Some(key)) => match Tls::read(certificate, key, warnings) {
+        (Some(certificate), Some(key)) => match Tls::check(certificate, key, warnings) {
             Ok(read) => tls = Some(read),
             Err(error) => section.problem("cert", error),
         },
@@ -34,8 +33,8 @@ pub fn read(mut section: Section<'_>, warnings: &mut Vec<String>) -> Option<Tls>
 }
 
 impl Tls {
-    /// Reads a certificate chain and its private key, and sees that they belong together.
-    pub fn read(certificate: &Path, key: &Path, warnings: &mut Vec<String>) -> Result<Tls, String> {
+    /// Sees that a certificate chain and a private key can be read and belong together.
+    pub fn check(certificate: &Path, key: &Path, warnings: &mut Vec<String>) -> Result<Tls, String> {
         let at = |path: &Path, what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
         let chain = std::fs::read(certificate).map_err(|error| at(certificate, &error))?;
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&chain)
@@ -46,11 +45,10 @@ impl Tls {
         }
         let secret = secret::read(key, warnings)?;
         let private = PrivateKeyDer::from_pem_slice(&secret).map_err(|_| at(key, &"holds no private key in PEM"))?;
-        let mut config = rustls::ServerConfig::builder()
+        rustls::ServerConfig::builder()
             .with_no_client_auth()
             .with_single_cert(chain, private)
             .map_err(|error| at(certificate, &format_args!("cannot be used with {}: {error}", key.display())))?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Tls { certificate: certificate.to_owned(), config: Arc::new(config) })
+        Ok(Tls { certificate: certificate.to_owned(), key: key.to_owned() })
     }
 }

@@ -127,6 +127,17 @@ impl fmt::Display for Size {
     }
 }
 
+impl Size {
+    /// The size with one decimal, for people.
+    pub fn about(self) -> String {
+        let large = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        match large.into_iter().find(|(_, factor)| self.0 >= *factor) {
+            Some((unit, factor)) => format!("{:.1} {unit}", self.0 as f64 / factor as f64),
+            None => format!("{} B", self.0),
+        }
+    }
+}
+
 impl FromStr for Budget {
     type Err = String;
 
@@ -222,6 +233,13 @@ mod tests {
         }
         for text in ["", "GiB", "-1", "1.5GiB", "20gb", "99999999TiB", "1G1"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rough_sizes() {
+        for (bytes, written) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (20 << 30, "20.0 GiB")] {
+            assert_eq!(Size(bytes).about(), written);
         }
     }
 

@@ -107,7 +107,8 @@ fn check(section: &Section<'_>, settings: &UpstreamSettings) {
 fn endpoints(section: &mut Section<'_>) -> Vec<Endpoint> {
     let urls: Option<Vec<String>> = section.value("endpoints");
     if section.has("endpoints") && section.has("endpoint") {
-        section.problem("endpoint", "does not go together with endpoints; write every endpoint as [[upstream.endpoint]]");
+        section
+            .problem("endpoint", "does not go together with endpoints; write every endpoint as [[upstream.endpoint]]");
     }
     let mut endpoints: Vec<Endpoint> = urls.unwrap_or_default().into_iter().map(Endpoint::new).collect();
     for mut table in section.sections("endpoint") {
