@@ -1,7 +1,9 @@
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::Semaphore;
 
 /// Finds the addresses of a host. The addresses that are checked are the ones that are dialled: no second lookup could give
 /// others.
@@ -11,13 +13,32 @@ pub trait Resolver: Send + Sync + 'static {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 }
 
+/// So many lookups run at a time. A lookup occupies a thread, which cannot be called off, and anybody can name a host whose
+/// servers do not answer.
+const LOOKUPS: usize = 64;
+
 /// The system's resolver.
-pub(crate) struct SystemResolver;
+pub(crate) struct SystemResolver {
+    lookups: Arc<Semaphore>,
+}
+
+impl SystemResolver {
+    pub(crate) fn new() -> SystemResolver {
+        SystemResolver { lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+    }
+}
 
 #[async_trait]
 impl Resolver for SystemResolver {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        Ok(tokio::net::lookup_host((host, port)).await?.collect())
+        let permit = self.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let host = host.to_owned();
+        let lookup = tokio::task::spawn_blocking(move || {
+            let addresses = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+            drop(permit);
+            addresses
+        });
+        lookup.await.map_err(io::Error::other)?
     }
 }
 

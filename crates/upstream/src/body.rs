@@ -7,12 +7,12 @@ use bytes::{Bytes, BytesMut};
 use cache::{FailureKind, SourceError};
 use futures_util::{Stream, StreamExt as _};
 use hyper::body::{Body as _, Incoming};
-use prometheus_client::metrics::counter::Counter;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::limit::Bucket;
+use crate::metrics::UpstreamMetrics;
 use crate::settings::MinimumRate;
 
 /// An answer's body: hyper's frames handed on as they come, with deadlines, the upstream's bandwidth limit and its count.
@@ -22,7 +22,7 @@ pub(crate) struct Body {
     label: Arc<str>,
     clock: Clock,
     throttle: Option<Throttle>,
-    received: Counter,
+    metrics: Arc<UpstreamMetrics>,
     _place: Option<OwnedSemaphorePermit>,
     over: bool,
 }
@@ -39,7 +39,7 @@ impl Body {
         idle: Duration,
         rate: MinimumRate,
         bandwidth: Option<Arc<Bucket>>,
-        received: Counter,
+        metrics: Arc<UpstreamMetrics>,
         place: Option<OwnedSemaphorePermit>,
     ) -> Body {
         Body {
@@ -47,7 +47,7 @@ impl Body {
             label,
             clock: Clock::new(idle, rate),
             throttle: bandwidth.map(|bucket| Throttle { bucket, pause: None }),
-            received,
+            metrics,
             _place: place,
             over: false,
         }
@@ -55,26 +55,29 @@ impl Body {
 
     /// The whole body, of at most `limit` bytes.
     pub(crate) async fn collect(mut self, limit: usize) -> Result<Bytes, SourceError> {
-        let too_long = |label: &Arc<str>| {
-            SourceError::new(FailureKind::Invalid, label.clone(), format!("the answer is longer than {limit} bytes"))
-        };
         let announced = self.incoming.size_hint().exact();
         if announced.is_some_and(|length| length > limit as u64) {
-            return Err(too_long(&self.label));
+            return Err(self.fail(Failure::invalid(format!("the answer is longer than {limit} bytes"))));
         }
         let Some(first) = self.next().await.transpose()? else { return Ok(Bytes::new()) };
         if announced == Some(first.len() as u64) {
             return Ok(first);
         }
         let mut whole = BytesMut::with_capacity(announced.unwrap_or(first.len() as u64) as usize);
-        whole.extend_from_slice(&first);
-        while let Some(chunk) = self.next().await.transpose()? {
+        let mut next = Some(first);
+        while let Some(chunk) = next {
             if whole.len() + chunk.len() > limit {
-                return Err(too_long(&self.label));
+                return Err(self.fail(Failure::invalid(format!("the answer is longer than {limit} bytes"))));
             }
             whole.extend_from_slice(&chunk);
+            next = self.next().await.transpose()?;
         }
-        if whole.len() > limit { Err(too_long(&self.label)) } else { Ok(whole.freeze()) }
+        Ok(whole.freeze())
+    }
+
+    fn fail(&self, failure: Failure) -> SourceError {
+        self.metrics.error(failure::label(failure.kind));
+        failure.into_error(&self.label)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
@@ -97,7 +100,7 @@ impl Body {
                     if chunk.is_empty() {
                         continue;
                     }
-                    self.received.inc_by(chunk.len() as u64);
+                    self.metrics.received.inc_by(chunk.len() as u64);
                     if let Err(failure) = self.clock.arrived(chunk.len()) {
                         return Poll::Ready(Some(Err(failure)));
                     }
@@ -123,7 +126,7 @@ impl Stream for Body {
         }
         let item = ready!(body.poll(cx));
         body.over = !matches!(item, Some(Ok(_)));
-        Poll::Ready(item.map(|item| item.map_err(|failure| failure.into_error(&body.label))))
+        Poll::Ready(item.map(|item| item.map_err(|failure| body.fail(failure))))
     }
 }
 

@@ -52,7 +52,7 @@ impl Directory {
     /// # Errors
     /// When a URL, certificate, host or limit in the settings is not usable.
     pub fn new(settings: Settings, metrics: Metrics) -> Result<Arc<Directory>, SettingsError> {
-        Directory::with_resolver(settings, metrics, Arc::new(SystemResolver))
+        Directory::with_resolver(settings, metrics, Arc::new(SystemResolver::new()))
     }
 
     /// The same, with another way to look up hosts.
@@ -199,7 +199,7 @@ fn shared(
         limiter: Limiter::new(upstream.limits, settings.deadlines.queue),
         deadlines: settings.deadlines,
         retries: settings.retries,
-        metrics: metrics.of(label),
+        metrics: Arc::new(metrics.of(label)),
         credential: upstream.credential,
         token_hosts: upstream.token_hosts.iter().filter_map(|host| host_entry(host)).collect(),
         tokens: Tokens::default(),

@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     pub(crate) limiter: Limiter,
     pub(crate) deadlines: Deadlines,
     pub(crate) retries: RetrySettings,
-    pub(crate) metrics: UpstreamMetrics,
+    pub(crate) metrics: Arc<UpstreamMetrics>,
     pub(crate) credential: Option<Credential>,
     pub(crate) token_hosts: Vec<(String, Option<u16>)>,
     pub(crate) tokens: Tokens,
@@ -124,7 +124,7 @@ impl Exchange {
             deadlines.idle,
             deadlines.minimum_rate,
             limiter.bytes.clone(),
-            metrics.received.clone(),
+            metrics.clone(),
             answer.place,
         )
     }
@@ -261,7 +261,7 @@ impl Exchange {
                     return Ok(None);
                 }
                 let purpose = Purpose {
-                    endpoint: self.label.clone(),
+                    endpoint: self.url.clone(),
                     authority: authority.clone(),
                     repository: repository.clone(),
                 };

@@ -44,11 +44,6 @@ impl Origin {
         failure.into_error(self.exchange.label())
     }
 
-    fn count(&self, error: SourceError) -> SourceError {
-        self.exchange.metrics().error(label(error.kind));
-        error
-    }
-
     async fn try_head_manifest(&self, ask: &Ask, reference: &Reference) -> Result<ManifestHead, Failure> {
         let answer = self.ask(ask, call(Method::HEAD, format!("/manifests/{reference}"), MANIFESTS)).await?;
         let headers = answer.response.headers();
@@ -109,7 +104,7 @@ impl Source for Origin {
         let headers = answer.response.headers();
         let media_type = header::media_type(headers).map_err(|failure| self.fail(failure))?;
         let digest = header::digest(headers);
-        let bytes = self.exchange.body(answer).collect(MANIFEST_LIMIT).await.map_err(|error| self.count(error))?;
+        let bytes = self.exchange.body(answer).collect(MANIFEST_LIMIT).await?;
         Ok(ManifestBody { bytes, media_type: media_type.unwrap_or(MediaType::OCI_MANIFEST), digest })
     }
 
@@ -130,7 +125,7 @@ impl Source for Origin {
         let headers = answer.response.headers();
         let media_type = header::media_type(headers).map_err(|failure| self.fail(failure))?.unwrap_or(usual);
         let (next, filters_applied) = (header::next_page(headers), header::filters_applied(headers));
-        let bytes = self.exchange.body(answer).collect(Document::LIMIT).await.map_err(|error| self.count(error))?;
+        let bytes = self.exchange.body(answer).collect(Document::LIMIT).await?;
         Ok(Document { bytes, media_type, next, filters_applied })
     }
 }

@@ -57,9 +57,7 @@ impl Pauses {
     pub(crate) fn begin(&self, endpoint: &Arc<str>, authority: &Authority, length: Duration) -> Failure {
         let mut pauses = self.0.lock().expect("no panic while held");
         let now = Instant::now();
-        if pauses.len() >= MOST {
-            pauses.retain(|_, until| *until > now);
-        }
+        pauses.retain(|_, until| *until > now);
         if pauses.len() >= MOST
             && let Some(first) = pauses.iter().min_by_key(|(_, until)| **until).map(|(key, _)| key.clone())
         {

@@ -8,11 +8,14 @@ use http::HeaderValue;
 use oci::Repository;
 use serde::Deserialize;
 use tokio::time::Instant;
+use url::Url;
 
 use crate::failure::Failure;
 
 /// So many tokens are kept per upstream.
 const MOST: usize = 2048;
+/// How often those that ran out are forgotten, and the credentials that they belong to.
+const SWEEP: Duration = Duration::from_secs(60);
 /// A token service that does not say how long a token lasts means so long, and no client may be given less
 /// (distribution's "Token Authentication Specification").
 const UNSAID: f64 = 60.0;
@@ -29,14 +32,20 @@ pub(crate) struct Token {
 /// For what a token is: it never leaves what is the same in all three.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Purpose {
-    pub(crate) endpoint: Arc<str>,
+    pub(crate) endpoint: Url,
     pub(crate) authority: Authority,
     pub(crate) repository: Repository,
 }
 
 /// The tokens of an upstream. One is fetched at a time for each purpose; who waited takes part in the outcome.
 #[derive(Default)]
-pub(crate) struct Tokens(Mutex<HashMap<Purpose, Arc<Slot>>>);
+pub(crate) struct Tokens(Mutex<Slots>);
+
+#[derive(Default)]
+struct Slots {
+    by_purpose: HashMap<Purpose, Arc<Slot>>,
+    swept: Option<Instant>,
+}
 
 #[derive(Default)]
 struct Slot {
@@ -95,25 +104,34 @@ impl Tokens {
 
     fn slot(&self, purpose: Purpose) -> Arc<Slot> {
         let mut slots = self.0.lock().expect("no panic while held");
-        if let Some(slot) = slots.get(&purpose) {
+        if let Some(slot) = slots.by_purpose.get(&purpose) {
             return slot.clone();
         }
-        if slots.len() >= MOST {
-            let now = Instant::now();
-            let in_use = |slot: &Arc<Slot>| {
-                let good = |held: &Held| held.token.as_ref().is_some_and(|token| token.good_until > now);
-                Arc::strong_count(slot) > 1 || slot.held.try_lock().map_or(true, |held| good(&held))
-            };
-            slots.retain(|_, slot| in_use(slot));
+        slots.make_room(Instant::now());
+        slots.by_purpose.entry(purpose).or_default().clone()
+    }
+}
+
+impl Slots {
+    fn make_room(&mut self, now: Instant) {
+        let full = self.by_purpose.len() >= MOST;
+        if !full && self.swept.is_some_and(|swept| now < swept + SWEEP) {
+            return;
+        }
+        self.swept = Some(now);
+        self.by_purpose.retain(|_, slot| {
+            let good = |held: &Held| held.token.as_ref().is_some_and(|token| token.good_until > now);
+            Arc::strong_count(slot) > 1 || slot.held.try_lock().map_or(true, |held| good(&held))
+        });
+        if full {
             // All good still: some have to be fetched again.
-            let mut excess = slots.len().saturating_sub(MOST * 3 / 4);
-            slots.retain(|_, slot| {
+            let mut excess = self.by_purpose.len().saturating_sub(MOST * 3 / 4);
+            self.by_purpose.retain(|_, slot| {
                 let goes = excess > 0 && Arc::strong_count(slot) == 1;
                 excess -= usize::from(goes);
                 !goes
             });
         }
-        slots.entry(purpose).or_default().clone()
     }
 }
 
@@ -153,7 +171,7 @@ mod tests {
 
     fn purpose(repository: &str) -> Purpose {
         let repository = repository.parse().unwrap();
-        Purpose { endpoint: "e".into(), authority: Authority::Anonymous, repository }
+        Purpose { endpoint: "https://e.example".parse().unwrap(), authority: Authority::Anonymous, repository }
     }
 
     fn token(text: &str) -> Token {
@@ -234,6 +252,10 @@ mod tests {
         for number in 0..MOST + 100 {
             tokens.obtain(purpose(&format!("r{number}")), None, async { Ok(token("x")) }).await.unwrap();
         }
-        assert!(tokens.0.lock().unwrap().len() <= MOST);
+        assert!(tokens.0.lock().unwrap().by_purpose.len() <= MOST);
+        // Those that ran out go by themselves.
+        tokio::time::advance(SWEEP * 2).await;
+        tokens.obtain(purpose("last"), None, async { Ok(token("x")) }).await.unwrap();
+        assert_eq!(tokens.0.lock().unwrap().by_purpose.len(), 1);
     }
 }

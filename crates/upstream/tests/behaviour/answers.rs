@@ -107,6 +107,7 @@ async fn bodies_that_end_early_stall_or_trickle() {
     let (length, end) = drain(body).await;
     assert!(length < 1000, "{length}");
     assert_eq!(end, Err(FailureKind::Timeout));
+    assert_eq!(bench.metric(r#"larder_upstream_errors_total{upstream="origin.example",reason="timeout"}"#), "3");
 }
 
 #[tokio::test]

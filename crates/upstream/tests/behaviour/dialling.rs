@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use cache::{Authority, FailureKind, Upstreams};
-use faulty::Upstream;
+use faulty::{Auth, Upstream};
 use upstream::{Directory, Endpoint, Metrics, Resolver, Settings, UpstreamSettings};
 
-use crate::bench::{ask, at, registry, settings, tag};
+use crate::bench::{ask, at, registry, settings, source, tag};
 
 /// Gives the same addresses for every name.
 struct Fake {
@@ -69,6 +69,58 @@ async fn addresses_that_refuse_make_room_for_the_next() {
     let directory = Directory::with_resolver(settings(upstream), Metrics::unregistered(), fake).unwrap();
     let source = directory.find(&registry()).unwrap().sources[0].clone();
     source.manifest(&ask(&Authority::Anonymous), &tag("latest")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_that_is_nowhere() {
+    let up = Upstream::start().await.unwrap();
+    let mut upstream = at(&up);
+    upstream.endpoints = vec![Endpoint::new("http://nowhere.invalid")];
+    let directory = Directory::with_resolver(settings(upstream), Metrics::unregistered(), Fake::new(&[])).unwrap();
+    let source = directory.find(&registry()).unwrap().sources[0].clone();
+    let error = source.manifest(&ask(&Authority::Anonymous), &tag("latest")).await.err().unwrap();
+    assert_eq!(error.kind, FailureKind::Unavailable);
+}
+
+#[tokio::test]
+async fn endpoints_with_a_path() {
+    let up = Upstream::start().await.unwrap();
+    up.image("hub/lib/a", "latest", &[1000], 1);
+    up.auth(Auth::Bearer);
+    up.public("*");
+    let with_path = |path: &str| {
+        let mut upstream = at(&up);
+        upstream.endpoints = vec![Endpoint::new(format!("{}{path}", up.url()))];
+        source(settings(upstream))
+    };
+    let ask = ask(&Authority::Anonymous);
+    for path in ["/v2/hub", "/v2/hub/"] {
+        with_path(path).manifest(&ask, &tag("latest")).await.unwrap();
+    }
+    for path in ["", "/", "/v2", "/v2/"] {
+        let error = with_path(path).manifest(&ask, &tag("latest")).await.err().unwrap();
+        assert_eq!(error.kind, FailureKind::NotFound, "{path}");
+        assert_eq!(up.log().last().unwrap().path, "/v2/lib/a/manifests/latest");
+    }
+    let error = with_path("/mirrors/hub").manifest(&ask, &tag("latest")).await.err().unwrap();
+    assert_eq!(error.kind, FailureKind::NotFound);
+    assert_eq!(up.log().last().unwrap().path, "/mirrors/hub/v2/lib/a/manifests/latest");
+}
+
+#[tokio::test]
+async fn metrics_of_made_up_registries_are_counted_together() {
+    let mut metered = prometheus_client::registry::Registry::default();
+    let fake = Fake::new(&["127.0.0.1"]);
+    let directory = Directory::with_resolver(Settings::default(), Metrics::register(&mut metered), fake).unwrap();
+    for number in 0..70 {
+        let upstream = directory.find(&format!("r{number}.example").parse().unwrap()).unwrap();
+        assert!(upstream.sources[0].manifest(&ask(&Authority::Anonymous), &tag("latest")).await.is_err());
+    }
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &metered).unwrap();
+    let errors: Vec<_> = text.lines().filter(|line| line.starts_with("larder_upstream_errors_total{")).collect();
+    assert_eq!(errors.len(), 51);
+    assert!(errors.contains(&r#"larder_upstream_errors_total{upstream="other",reason="refused"} 20"#));
 }
 
 #[tokio::test]
