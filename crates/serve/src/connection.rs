@@ -8,6 +8,7 @@ use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -18,11 +19,9 @@ use crate::tls::TlsIo;
 use crate::watch::{Phase, Watch};
 use crate::zero_copy::{Mappings, PlainIo};
 
-/// The most that is read of a request's head, in bytes. Credentials are the longest part.
+/// The most that is read of a request's head, in bytes; credentials are the longest part. (Of headers, hyper takes 100 unless told
+/// otherwise, and is faster if not told.)
 const HEAD_LIMIT: usize = 64 << 10;
-
-/// Most headers of a request.
-const HEADERS: usize = 100;
 
 /// What connections need of their server.
 pub(crate) struct Host {
@@ -33,6 +32,8 @@ pub(crate) struct Host {
     pub(crate) drain: CancellationToken,
     /// Told when connections are to end.
     pub(crate) abort: CancellationToken,
+    /// Told while others wait for a connection: those that do nothing are to end.
+    pub(crate) pressure: Notify,
 }
 
 /// Where a connection's socket comes back when hyper is done with it.
@@ -88,6 +89,7 @@ impl Host {
     where
         IO: Read + Write + Unpin + Send + 'static,
     {
+        let idle = phase.clone();
         let client = Arc::new(Client { shared: self.shared.clone(), address, phase, mappings });
         let cut = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let service = service_fn(|request| {
@@ -100,14 +102,19 @@ impl Host {
                 Ok::<_, Infallible>(response)
             }
         });
-        let connection =
-            http1::Builder::new().max_headers(HEADERS).max_buf_size(HEAD_LIMIT).serve_connection(io, service);
+        let connection = http1::Builder::new().max_buf_size(HEAD_LIMIT).serve_connection(io, service);
         let mut connection = pin!(connection);
         let mut draining = pin!(self.drain.cancelled());
-        let mut told = false;
+        let mut pressed = pin!(self.pressure.notified());
+        let (mut told, mut shutting) = (false, false);
         let ended = std::future::poll_fn(|cx| {
-            if !told && draining.as_mut().poll(cx).is_ready() {
-                told = true;
+            while !told && pressed.as_mut().poll(cx).is_ready() {
+                told = idle.is_idle();
+                pressed.set(self.pressure.notified());
+            }
+            told |= draining.as_mut().poll(cx).is_ready();
+            if told && !shutting {
+                shutting = true;
                 connection.as_mut().graceful_shutdown();
             }
             connection.as_mut().poll(cx)

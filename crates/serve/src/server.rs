@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -82,7 +82,14 @@ impl Server {
         let metrics = shared.metrics.clone();
         let slots = Arc::new(Semaphore::new(limits.connections));
         let abort = CancellationToken::new();
-        let host = Arc::new(Host { shared, limits, tls, drain: cancel.clone(), abort: abort.clone() });
+        let host = Arc::new(Host {
+            shared,
+            limits,
+            tls,
+            drain: cancel.clone(),
+            abort: abort.clone(),
+            pressure: Notify::new(),
+        });
         let connections = TaskTracker::new();
         let accept = async {
             loop {
@@ -90,7 +97,7 @@ impl Server {
                     Ok(slot) => slot,
                     Err(_) => {
                         metrics.waited();
-                        slots.clone().acquire_owned().await.expect("the semaphore is never closed")
+                        freed(&slots, &host).await
                     }
                 };
                 match listener.accept().await {
@@ -121,6 +128,16 @@ impl Server {
             tracing::warn!(connections = connections.len(), "cut what did not end in time");
             abort.cancel();
             connections.wait().await;
+        }
+    }
+}
+
+/// Waits for another connection's end, and has those end that wait for a request that may never come.
+async fn freed(slots: &Arc<Semaphore>, host: &Host) -> OwnedSemaphorePermit {
+    loop {
+        host.pressure.notify_waiters();
+        if let Ok(slot) = tokio::time::timeout(PAUSE, slots.clone().acquire_owned()).await {
+            return slot.expect("the semaphore is never closed");
         }
     }
 }
