@@ -102,7 +102,12 @@ impl Client {
 
     /// Reads the whole answer to a request of that method.
     pub fn answer(&mut self, method: &str) -> anyhow::Result<Answer> {
-        let (status, headers) = self.head()?;
+        let head = self.head()?;
+        self.rest(method, head)
+    }
+
+    /// Reads the body that follows a head.
+    pub fn rest(&mut self, method: &str, (status, headers): (u16, Vec<(String, String)>)) -> anyhow::Result<Answer> {
         let mut answer = Answer { status, headers, body: Vec::new(), ending: Ending::Complete };
         if method == "HEAD" || status == 204 || status == 304 {
             return Ok(answer);

@@ -130,8 +130,17 @@ impl Larder {
 
     /// Resident memory in bytes.
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that its resident memory has been so far, in bytes.
+    pub fn resident_at_most(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
         line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
     }
 
@@ -171,18 +180,24 @@ impl Larder {
 
     /// Ends it by SIGKILL.
     pub fn kill(&mut self) {
-        let _ = self.process.0.kill();
-        let _ = self.process.0.wait();
+        self.process.end();
     }
 }
 
 /// Ends the process with its value.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    /// Ends it by SIGKILL.
+    pub(crate) fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.end();
     }
 }
 
@@ -263,6 +278,6 @@ impl Builder {
 }
 
 /// An address of the loopback interface that was free a moment ago.
-fn free_address() -> anyhow::Result<SocketAddr> {
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
 }

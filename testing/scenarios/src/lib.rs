@@ -15,9 +15,18 @@
 //! Everything that is started ends when its value is dropped.
 
 mod client;
+mod command;
+mod images;
 mod larder;
+mod noise;
+mod origin;
+mod token_service;
 mod wait;
 
 pub use client::{Answer, Client, Ending, basic};
+pub use command::run;
+pub use images::{Images, image_programs, push_image, push_images};
 pub use larder::{Builder, Larder};
+pub use noise::noise;
+pub use origin::{Guard, Origin, Software, docker_config};
 pub use wait::{wait_for, wait_for_some};
