@@ -1,3 +1,4 @@
+use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -9,6 +10,11 @@ pub fn raise_file_limit() -> std::io::Result<()> {
         return Ok(());
     }
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}
+
+/// Makes whatever this process creates its own: a cache may hold private images.
+pub fn keep_files_private() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
 }
 
 /// Logs where a thread panicked. The message is left out: it may quote what a client or a file said.

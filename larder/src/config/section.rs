@@ -148,7 +148,7 @@ impl<'a> Section<'a> {
     pub fn finish(self) {
         for (name, value) in self.table {
             let key = name.get_ref().as_ref();
-            if self.known.iter().any(|known| *known == key) {
+            if self.known.contains(&key) {
                 continue;
             }
             let message = if SECRETS.contains(&key) && value.get_ref().is_str() {
