@@ -102,7 +102,8 @@ impl Host {
                 Ok::<_, Infallible>(response)
             }
         });
-        let connection = http1::Builder::new().max_buf_size(HEAD_LIMIT).serve_connection(io, service);
+        let connection =
+            http1::Builder::new().max_header_size(HEAD_LIMIT).max_buf_size(HEAD_LIMIT).serve_connection(io, service);
         let mut connection = pin!(connection);
         let mut draining = pin!(self.drain.cancelled());
         let mut pressed = pin!(self.pressure.notified());
