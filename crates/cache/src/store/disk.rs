@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use oci::Digest;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, utimensat};
 use tokio::sync::Notify;
 
 use super::ingest::DiskIngest;
@@ -46,6 +46,8 @@ pub struct DiskStore {
     used: AtomicU64,
     /// Whether `used` has been counted since the start.
     counted: Mutex<bool>,
+    /// Until then, the blobs that came in since the start, which have been charged already.
+    arrived: Mutex<Option<HashSet<Digest>>>,
     pressure: Notify,
     files: Files,
     next_ingest: AtomicU64,
@@ -53,39 +55,70 @@ pub struct DiskStore {
     pub(super) protected: Mutex<Arc<HashSet<Digest>>>,
 }
 
-/// An open blob. The time of its last touch is kept with it, so that a busy blob is touched once a second.
+/// A blob that is kept open. The time of its last touch is kept with it, so that a busy blob is touched once a second.
 struct OpenFile {
     file: Arc<File>,
-    touched: Mutex<Instant>,
+    touched: Instant,
 }
+
+/// A place for an open file, which can be emptied wherever the place itself is still known.
+type Slot = Mutex<Option<OpenFile>>;
 
 /// Blobs opened lately stay open, which saves a path look-up per request, and are known while anybody reads them, which
 /// keeps eviction from them.
 struct Files {
-    recent: moka::sync::Cache<Digest, Arc<OpenFile>>,
-    reading: Mutex<HashMap<Digest, Weak<File>>>,
+    /// Gives up its values some time after they were removed; hence the slots, for the space of a deleted file is free only
+    /// when it is closed.
+    recent: moka::sync::Cache<Digest, Arc<Slot>>,
+    known: Mutex<HashMap<Digest, (Weak<Slot>, Weak<File>)>>,
 }
 
 impl Files {
     fn remember(&self, digest: &Digest, file: File) -> Arc<File> {
         let file = Arc::new(file);
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        if reading.len() >= 2048 && reading.len().is_power_of_two() {
-            reading.retain(|_, file| file.strong_count() > 0);
+        let slot = Arc::new(Mutex::new(Some(OpenFile { file: file.clone(), touched: Instant::now() })));
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= 2048 && known.len().is_power_of_two() {
+            known.retain(|_, (_, file)| file.strong_count() > 0);
         }
-        reading.insert(*digest, Arc::downgrade(&file));
-        drop(reading);
-        self.recent.insert(*digest, Arc::new(OpenFile { file: file.clone(), touched: Mutex::new(Instant::now()) }));
+        known.insert(*digest, (Arc::downgrade(&slot), Arc::downgrade(&file)));
+        drop(known);
+        self.recent.insert(*digest, slot);
         file
     }
 
-    /// Forgets a blob and tells whether somebody still reads it.
+    /// Gives a blob that is open and still what it was: one look at an inode that is in memory. What was deleted, replaced or
+    /// changed is to be opened anew.
+    fn recent(&self, digest: &Digest) -> Option<Blob> {
+        let slot = self.recent.get(digest)?;
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &mut *slot
+            && let Ok(stat) = rustix::fs::fstat(&*open.file)
+            && stat.st_nlink > 0
+            && seal::is_sealed(&stat, digest)
+        {
+            if open.touched.elapsed() >= Duration::from_secs(1) {
+                open.touched = Instant::now();
+                let _ = seal::touch(&open.file);
+            }
+            return Some(Blob::File { file: open.file.clone(), size: stat.st_size as u64 });
+        }
+        drop(slot);
+        self.forget(digest);
+        None
+    }
+
+    /// Closes a blob and tells whether somebody still reads it.
     fn forget(&self, digest: &Digest) -> bool {
         self.recent.invalidate(digest);
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let busy = reading.get(digest).is_some_and(|file| file.strong_count() > 0);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((slot, file)) = known.get(digest) else { return false };
+        if let Some(slot) = slot.upgrade() {
+            slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        let busy = file.strong_count() > 0;
         if !busy {
-            reading.remove(digest);
+            known.remove(digest);
         }
         busy
     }
@@ -109,10 +142,11 @@ impl DiskStore {
             budget,
             used: AtomicU64::new(0),
             counted: Mutex::new(false),
+            arrived: Mutex::new(Some(HashSet::new())),
             pressure: Notify::new(),
             files: Files {
                 recent: moka::sync::Cache::builder().max_capacity((descriptors / 8).min(512)).build(),
-                reading: Mutex::new(HashMap::new()),
+                known: Mutex::new(HashMap::new()),
             },
             next_ingest: AtomicU64::new(0),
             filling: Mutex::new(HashMap::new()),
@@ -149,22 +183,34 @@ impl DiskStore {
         let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(bytes)));
     }
 
+    /// Notes that a blob is about to come in, so that it is not counted as well as charged.
+    pub(super) fn arriving(&self, digest: &Digest) {
+        if let Some(arrived) = &mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner) {
+            arrived.insert(*digest);
+        }
+    }
+
     /// Counts what the blobs take, once. Until then the budget is not enforced.
     pub(super) fn count(&self) -> Result<(), StoreError> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         if !*counted {
             let mut total = 0;
-            self.each_blob(|_, stat| total += stat.st_size as u64)?;
-            // Blobs that came in meanwhile are counted twice by at most their size; the next start is exact again.
+            self.each_blob(|digest, stat| {
+                let arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+                if arrived.as_ref().is_none_or(|arrived| !arrived.contains(&digest)) {
+                    total += stat.st_size as u64;
+                }
+            })?;
             self.used.fetch_add(total, Ordering::Relaxed);
             *counted = true;
+            *self.arrived.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         Ok(())
     }
 
     /// Calls `each` for every blob. What is no regular file with a digest for its name is passed over.
     pub(super) fn each_blob(&self, mut each: impl FnMut(Digest, &rustix::fs::Stat)) -> Result<(), StoreError> {
-        use rustix::fs::{AtFlags, Dir, statat};
+        use rustix::fs::{Dir, statat};
         for algorithm in ["sha256", "sha512"] {
             let folder = self.layout.root.join("blobs").join(algorithm);
             let handle = rustix::fs::open(&folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -240,6 +286,10 @@ impl DiskStore {
         let moved =
             fs::rename(&path, &aside).or_else(|_| fs::remove_dir_all(&path)).or_else(|_| fs::remove_file(&path));
         self.release(size);
+        // Whoever has it open, another process included, sees that it is no longer the blob.
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        let _ = utimensat(CWD, &aside, &times, AtFlags::SYMLINK_NOFOLLOW);
         match moved {
             Ok(()) => tracing::warn!(%digest, why, "a stored blob is bad: set aside, to be fetched again"),
             Err(error) => tracing::error!(%digest, why, %error, "a stored blob is bad and cannot be set aside"),
@@ -298,7 +348,7 @@ impl DiskStore {
             }
             // With room made beforehand the store is above its budget for as short a time as possible.
             if bytes + size > budget {
-                self.evict_until(budget.saturating_sub(size))?;
+                self.evict_until(low_water(budget).saturating_sub(size))?;
             }
         }
         match DiskIngest::begin(self, digest, size) {
@@ -324,6 +374,11 @@ impl DiskStore {
         let filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner).contains_key(digest);
         !filling && !self.files.forget(digest) && fs::remove_file(self.blob_path(digest)).is_ok()
     }
+}
+
+/// Where eviction stops: a little below the budget, so that not every blob that comes in costs a look at all blobs.
+fn low_water(budget: u64) -> u64 {
+    budget - budget / 20
 }
 
 /// Creates a file for this user alone, readable by its group.
@@ -362,20 +417,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 #[async_trait]
 impl Store for Arc<DiskStore> {
     async fn open(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
-        if let Some(open) = self.files.recent.get(digest) {
-            // One look at an inode that is in memory; deleted, replaced or changed files are opened anew.
-            if let Ok(stat) = rustix::fs::fstat(&*open.file)
-                && stat.st_nlink > 0
-                && seal::is_sealed(&stat, digest)
-            {
-                let mut touched = open.touched.lock().unwrap_or_else(PoisonError::into_inner);
-                if touched.elapsed() >= Duration::from_secs(1) {
-                    *touched = Instant::now();
-                    let _ = seal::touch(&open.file);
-                }
-                return Ok(Some(Blob::File { file: open.file.clone(), size: stat.st_size as u64 }));
-            }
-            self.files.forget(digest);
+        if let Some(blob) = self.files.recent(digest) {
+            return Ok(Some(blob));
         }
         let (store, digest) = (self.clone(), *digest);
         blocking(move || store.open_blocking(&digest)).await
@@ -420,8 +463,7 @@ impl Store for Arc<DiskStore> {
         let store = self.clone();
         blocking(move || {
             let Usage { bytes, budget } = store.usage();
-            // A little below, so that not every blob that comes in costs a look at all blobs.
-            if bytes > budget { store.evict_until(budget - budget / 20) } else { Ok((0, 0)) }
+            if bytes > budget { store.evict_until(low_water(budget)) } else { Ok((0, 0)) }
         })
         .await
     }

@@ -54,6 +54,7 @@ impl DiskIngest {
         seal::apply(&self.file, &self.digest, size)?;
         self.file.sync_all()?;
         let target = self.store.blob_path(&self.digest);
+        self.store.arriving(&self.digest);
         if let Err(error) = fs::rename(&self.path, &target) {
             // The folder may have been deleted meanwhile; or something else has the blob's name.
             if target.is_dir() {
@@ -64,7 +65,8 @@ impl DiskIngest {
             fs::rename(&self.path, &target)?;
         }
         let folder = target.parent().expect("a blob lies in a folder");
-        File::open(folder)?.sync_all()?;
+        // What is not certain to be there after a power failure is not there.
+        File::open(folder).and_then(|folder| folder.sync_all()).inspect_err(|_| drop(fs::remove_file(&target)))?;
         let (file, _) = self
             .store
             .open_file(&self.digest)

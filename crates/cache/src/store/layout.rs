@@ -103,11 +103,9 @@ impl Layout {
             Ok(Ok(mark)) if mark.layout == LAYOUT => return Ok(()),
             Ok(_) => tracing::warn!(path = %path.display(), "the store's mark is damaged and is written anew"),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let foreign = ["blobs", "repositories", "lock", "ingest", "quarantine", "lost+found"];
+                let ours = ["blobs", "repositories", "lock", "ingest", "ingest.mark", "quarantine", "lost+found"];
                 let mut entries = fs::read_dir(&self.root).map_err(StoreError::io("reading the store's folder"))?;
-                if entries
-                    .any(|entry| entry.is_ok_and(|entry| !foreign.iter().any(|known| entry.file_name() == *known)))
-                {
+                if entries.any(|entry| entry.is_ok_and(|entry| !ours.iter().any(|known| entry.file_name() == *known))) {
                     return Err(StoreError::Unsuitable {
                         path: self.root.display().to_string(),
                         reason: "the folder is neither empty nor a store of larder: choose another with --store",
