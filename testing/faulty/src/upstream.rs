@@ -358,6 +358,11 @@ impl Upstream {
         self.shared.log.all()
     }
 
+    /// Microseconds since the start, the clock of the log.
+    pub fn now_us(&self) -> u64 {
+        self.shared.log.now_us()
+    }
+
     /// Forgets the requests and the count of connections.
     pub fn clear_log(&self) {
         self.shared.log.clear();
