@@ -158,13 +158,6 @@ impl Engine {
         usage
     }
 
-    /// Tells that a stored blob could not be read while it was served: it is set aside and fetched again.
-    pub async fn suspect(&self, digest: &Digest) {
-        self.inner.small.invalidate(digest);
-        self.inner.metrics.quarantined(1);
-        self.inner.store.quarantine(digest).await;
-    }
-
     /// Ends all fills and background work, and waits until they have ended.
     pub async fn shutdown(&self) {
         self.inner.cancel.cancel();

@@ -18,6 +18,7 @@ mod fill;
 mod flight;
 mod manifests;
 mod metrics;
+mod pages;
 mod reply;
 mod rules;
 mod source;
@@ -36,5 +37,5 @@ pub use source::{
 };
 pub use store::{
     Budget, DiskStore, Ingest, Record, RecordKind, ScrubProgress, ScrubReport, Store, StoreError, StoreSettings, Usage,
-    scrub,
+    doubt, scrub,
 };

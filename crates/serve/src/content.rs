@@ -85,7 +85,7 @@ impl Content {
             Some(_) => {
                 let ahead = std::mem::replace(&mut self.cold, true);
                 self.stage(cx, move || {
-                    warm(&file, range.clone(), ahead)?;
+                    warm(&file, range.clone(), ahead).inspect_err(|_| cache::doubt(&file))?;
                     Ok(Staged::InPageCache(file, range))
                 })
             }
@@ -97,7 +97,7 @@ impl Content {
                 self.stage(cx, move || {
                     read_ahead(&file, range.end, ahead);
                     let mut buffer = vec![0; (range.end - range.start) as usize];
-                    file.read_exact_at(&mut buffer, range.start)?;
+                    file.read_exact_at(&mut buffer, range.start).inspect_err(|_| cache::doubt(&file))?;
                     Ok(Staged::InMemory(buffer.into()))
                 })
             }

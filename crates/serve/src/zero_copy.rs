@@ -166,9 +166,16 @@ fn send_memory(stream: &TcpStream, slices: &[IoSlice<'_>], flags: SendFlags) -> 
 fn send_file(stream: &TcpStream, file: &File, mut offset: u64, length: usize) -> io::Result<usize> {
     let from = offset;
     match rustix::fs::sendfile(stream, file, Some(&mut offset), length.min(SEND_AT_ONCE)) {
-        Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a stored file became shorter while it was sent")),
+        Ok(0) => {
+            cache::doubt(file);
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a stored file became shorter while it was sent"))
+        }
         Ok(sent) => Ok(sent),
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => send_copy(stream, file, from, length),
+        Err(rustix::io::Errno::IO) => {
+            cache::doubt(file);
+            Err(rustix::io::Errno::IO.into())
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -64,13 +64,19 @@ struct OpenFile {
 /// A place for an open file, which can be emptied wherever the place itself is still known.
 type Slot = Mutex<Option<OpenFile>>;
 
+/// A blob that was opened, for as long as it is kept open or anybody reads it.
+struct Known {
+    slot: Weak<Slot>,
+    file: Weak<File>,
+}
+
 /// Blobs opened lately stay open, which saves a path look-up per request, and are known while anybody reads them, which
 /// keeps eviction from them.
 struct Files {
     /// Gives up its values some time after they were removed; hence the slots, for the space of a deleted file is free only
     /// when it is closed.
     recent: moka::sync::Cache<Digest, Arc<Slot>>,
-    known: Mutex<HashMap<Digest, (Weak<Slot>, Weak<File>)>>,
+    known: Mutex<HashMap<Digest, Known>>,
 }
 
 impl Files {
@@ -79,9 +85,9 @@ impl Files {
         let slot = Arc::new(Mutex::new(Some(OpenFile { file: file.clone(), touched: Instant::now() })));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= 2048 && known.len().is_power_of_two() {
-            known.retain(|_, (_, file)| file.strong_count() > 0);
+            known.retain(|_, known| known.file.strong_count() > 0);
         }
-        known.insert(*digest, (Arc::downgrade(&slot), Arc::downgrade(&file)));
+        known.insert(*digest, Known { slot: Arc::downgrade(&slot), file: Arc::downgrade(&file) });
         drop(known);
         self.recent.insert(*digest, slot);
         file
@@ -112,7 +118,7 @@ impl Files {
     fn forget(&self, digest: &Digest) -> bool {
         self.recent.invalidate(digest);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((slot, file)) = known.get(digest) else { return false };
+        let Some(Known { slot, file }) = known.get(digest) else { return false };
         if let Some(slot) = slot.upgrade() {
             slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         }

@@ -13,6 +13,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,9 +33,9 @@ struct Mark {
 pub(super) struct Layout {
     pub(super) root: PathBuf,
     /// The file system that the folder is on: a folder of the same name on another one means that a mount vanished.
-    device: u64,
+    device: AtomicU64,
     /// Held for as long as the folder is served.
-    _lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 impl Layout {
@@ -53,7 +55,7 @@ impl Layout {
             tracing::warn!(store = %root.display(), "anyone may replace the store: its parent folder is writable by all");
         }
         let lock = serve.then(|| lock(&root)).transpose()?;
-        let layout = Layout { device: meta.dev(), _lock: lock, root };
+        let layout = Layout { device: meta.dev().into(), lock: lock.into(), root };
         layout.check_mark()?;
         layout.make()?;
         if serve {
@@ -73,12 +75,12 @@ impl Layout {
     /// Whether the folder is still the one that was opened; makes it anew where it was deleted.
     pub(super) fn restore(&self) -> Result<(), StoreError> {
         match fs::metadata(&self.root) {
-            Ok(meta) if meta.dev() != self.device => Err(StoreError::Gone),
+            Ok(meta) if meta.dev() != self.device() => self.adopt(meta.dev()),
             Ok(_) => self.make(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // The parent tells whether the folder was deleted or its file system is gone.
                 match self.root.parent().and_then(|parent| fs::metadata(parent).ok()) {
-                    Some(parent) if parent.dev() == self.device => self.make(),
+                    Some(parent) if parent.dev() == self.device() => self.make(),
                     _ => Err(StoreError::Gone),
                 }
             }
@@ -87,7 +89,26 @@ impl Layout {
     }
 
     pub(super) fn is_there(&self) -> bool {
-        fs::metadata(&self.root).is_ok_and(|meta| meta.dev() == self.device)
+        fs::metadata(&self.root).is_ok_and(|meta| meta.dev() == self.device())
+    }
+
+    fn device(&self) -> u64 {
+        self.device.load(Ordering::Relaxed)
+    }
+
+    /// Goes on with another file system where a store is on it: one that was mounted again.
+    fn adopt(&self, device: u64) -> Result<(), StoreError> {
+        let mark = fs::read(self.root.join("larder-store.json")).map_err(|_| StoreError::Gone)?;
+        if !serde_json::from_slice::<Mark>(&mark).is_ok_and(|mark| mark.layout == LAYOUT) {
+            return Err(StoreError::Gone);
+        }
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() && device != self.device() {
+            *held = Some(lock(&self.root)?);
+        }
+        self.device.store(device, Ordering::Relaxed);
+        tracing::info!(store = %self.root.display(), "the store's folder is back, on another file system");
+        self.make()
     }
 
     fn check_mark(&self) -> Result<(), StoreError> {

@@ -20,6 +20,7 @@ use oci::Digest;
 pub use disk::{Budget, DiskStore, StoreSettings};
 pub use record::{Record, RecordKind};
 pub use scrub::{ScrubProgress, ScrubReport, scrub};
+pub use seal::doubt;
 
 use crate::reply::Blob;
 

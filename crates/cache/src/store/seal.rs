@@ -39,6 +39,14 @@ pub(super) fn touch(file: &File) -> io::Result<()> {
     set_times(file, UTIME_NOW, Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT })
 }
 
+/// Takes a blob's seal away, because its file could not be read: before it is served again it is hashed, and set aside if
+/// that fails. Where not even that can be written, nothing happens.
+pub fn doubt(file: &File) {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let kept = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let _ = rustix::fs::futimens(file, &Timestamps { last_access: kept, last_modification: now });
+}
+
 fn set_times(file: &File, access: i64, modification: Timespec) -> io::Result<()> {
     let times = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: access }, last_modification: modification };
     Ok(rustix::fs::futimens(file, &times)?)
