@@ -40,11 +40,15 @@ impl Exchange {
             Some(known) => match self.respond(&known, repository, authority, None).await {
                 Ok(sent) => sent,
                 // Perhaps it is not asked for here.
-                Err(failure) if matches!(failure.kind, FailureKind::Unauthorized | FailureKind::Denied) => {
+                Err(failure) if is_refusal(&failure) => {
                     denied = Some(failure);
                     None
                 }
-                Err(failure) => return Err(failure),
+                Err(failure) => {
+                    // The registry may name another token service by now: it is asked anew next time.
+                    self.remember(None);
+                    return Err(failure);
+                }
             },
             None => None,
         };
@@ -62,16 +66,24 @@ impl Exchange {
             let unauthorized =
                 || Failure::new(FailureKind::Unauthorized, "the registry does not accept this credential");
             let challenge = challenge.ok_or_else(unauthorized)?;
-            self.challenge.lock().expect("no panic while held").clone_from(&Some(plain(&challenge)));
             tries += 1;
             if tries > 2 {
                 return Err(unauthorized());
             }
-            sent = self.respond(&challenge, repository, authority, sent).await?;
+            let answered = self.respond(&challenge, repository, authority, sent).await;
+            // A challenge that cannot be answered at all is not worth remembering.
+            let sound = answered.as_ref().err().is_none_or(is_refusal);
+            self.remember(sound.then(|| plain(&challenge)));
+            sent = answered?;
             if sent.is_none() {
                 return Err(unauthorized());
             }
         }
+    }
+
+    /// What the endpoint is taken to ask for from now on.
+    fn remember(&self, challenge: Option<Challenge>) {
+        *self.challenge.lock().expect("no panic while held") = challenge;
     }
 
     /// The credential that answers a challenge, other than the one that was refused; `None` if there is none.
@@ -174,6 +186,11 @@ impl Exchange {
             _ => Failure::invalid(format!("the token service's status is {status}")),
         })
     }
+}
+
+/// Whether somebody said no to the credential, rather than that there was no answer.
+fn is_refusal(failure: &Failure) -> bool {
+    matches!(failure.kind, FailureKind::Unauthorized | FailureKind::Denied)
 }
 
 fn basic(credential: &Credential) -> HeaderValue {
