@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::age_of;
 use crate::engine::{Engine, Inner};
 use crate::manifests::is_outage;
+use crate::pages::page;
 use crate::reply::{DocumentReply, Error, Outcome, Request};
 use crate::rules::Freshness;
 use crate::source::{Document, DocumentQuery, FailureKind, Upstream};
@@ -104,6 +105,9 @@ impl Inner {
             }
             (Err(error), _) => return Err(error.into()),
         };
+        if let DocumentQuery::Tags { n, last } = query {
+            document = page(document, *n, last.as_deref());
+        }
         if let DocumentQuery::Referrers { artifact_type: Some(wanted), .. } = query
             && document.filters_applied.is_none()
         {
