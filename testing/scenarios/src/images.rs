@@ -8,7 +8,7 @@ use programs::{Paths, Program};
 use crate::command::run;
 use crate::origin::Origin;
 
-/// What is in a repository that [`push_images`] has filled. Every image has a gzip and, where it says so, a zstd layer.
+/// What is in a repository that [`push_images`] has filled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Images {
     /// Digest of the tag `oci`: an OCI image of two gzip layers.
@@ -51,15 +51,18 @@ pub fn push_images(origin: &Origin, repository: &str) -> anyhow::Result<Images> 
     let layout = work.path().join("layout");
     make_layout(work.path(), &layout)?;
     let name = format!("{}/{repository}", origin.host());
-    for (source, tag, options) in [
-        ("amd64", "oci", &["--format", "oci"][..]),
-        ("amd64", "docker", &["--format", "v2s2"]),
-        ("amd64", "zstd", &["--format", "oci", "--dest-compress-format", "zstd"]),
-        ("amd64", "amd64", &["--format", "oci"]),
-        ("arm64", "arm64", &["--format", "oci"]),
+    let amd64 = format!("oci:{}:amd64", layout.display());
+    // What is compressed already is pushed as it is, so zstd begins with layers that are not.
+    let unpacked = format!("dir:{}", work.path().join("unpacked").display());
+    run(Command::new("skopeo").args(["--insecure-policy", "copy", "--quiet", "--dest-decompress", &amd64, &unpacked]))?;
+    for (from, tag, options) in [
+        (&amd64, "oci", &["--format", "oci"][..]),
+        (&amd64, "docker", &["--format", "v2s2"]),
+        (&unpacked, "zstd", &["--format", "oci", "--dest-compress-format", "zstd"]),
+        (&amd64, "amd64", &["--format", "oci"]),
+        (&format!("oci:{}:arm64", layout.display()), "arm64", &["--format", "oci"]),
     ] {
-        let from = format!("oci:{}:{source}", layout.display());
-        skopeo_push(&from, &format!("docker://{name}:{tag}"), options)?;
+        skopeo_push(from, &format!("docker://{name}:{tag}"), options)?;
     }
     let crane = || {
         let mut crane = Command::new(paths.get(Program::Crane));
