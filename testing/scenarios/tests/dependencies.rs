@@ -66,9 +66,7 @@ fn locked() -> Vec<(String, String)> {
     let packages: Vec<_> = text
         .split("[[package]]")
         .skip(1)
-        .map(|block| {
-            field(block, "name").zip(field(block, "version")).unwrap_or_else(|| panic!("no package: {block}"))
-        })
+        .map(|block| field(block, "name").zip(field(block, "version")).unwrap_or_else(|| panic!("no package: {block}")))
         .collect();
     assert!(packages.iter().any(|(name, _)| name == "tokio"), "this is not how Cargo.lock looks any more");
     packages
