@@ -12,6 +12,12 @@ pub fn raise_file_limit() -> std::io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
+/// Has memory taken in small pages where the system's setting is to take huge ones: these make a server that does nothing
+/// twice as large.
+pub fn forgo_huge_pages() -> std::io::Result<()> {
+    Ok(rustix::thread::disable_transparent_huge_pages(true)?)
+}
+
 /// Makes whatever this process creates its own: a cache may hold private images.
 pub fn keep_files_private() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);

@@ -39,6 +39,9 @@ pub fn run(args: &RegistryArgs) -> Result<ExitCode, Failure> {
     logging::start(logging::filter(&config.log).expect("the configuration was checked"), config.log_format);
     process::log_panics();
     process::keep_files_private();
+    if let Err(error) = process::forgo_huge_pages() {
+        tracing::debug!(%error, "memory may be taken in huge pages");
+    }
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
