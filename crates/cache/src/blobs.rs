@@ -174,8 +174,10 @@ impl Inner {
         if let Some(error) = self.failed_fills.get(key) {
             return Err(error);
         }
+        // A source that was wrong about this blob is asked last.
+        let first = self.wrong.get(key).map_or(0, |wrong| (wrong + 1) % upstream.sources.len().max(1));
         let (filling, work) =
-            fill::run(self.store.clone(), upstream.clone(), ask.clone(), *digest, self.metrics.clone());
+            fill::run(self.store.clone(), upstream.clone(), ask.clone(), *digest, first, self.metrics.clone());
         entry.insert(filling.clone());
         self.metrics.fills_running(fills.len());
         let landing = Landing { inner: self.clone(), key: key.clone() };
@@ -192,6 +194,8 @@ impl Inner {
                 landing.inner.failed_fills.clear(&landing.key);
             } else if let Some(error) = shown.failure_to_start() {
                 landing.inner.failed_fills.add(&landing.key, &error);
+            } else if let Some(wrong) = shown.wrong() {
+                landing.inner.wrong.insert(landing.key.clone(), wrong);
             }
             landing.inner.metrics.usage(landing.inner.store.usage());
         });

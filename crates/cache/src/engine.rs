@@ -71,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) members: Cache<(Name, Digest), ()>,
     pub(crate) fills: Mutex<HashMap<(Name, Digest), Filling>>,
     pub(crate) failed_fills: Failures<(Name, Digest)>,
+    /// The source, by its number, that was wrong about a blob lately.
+    pub(crate) wrong: Cache<(Name, Digest), usize>,
     /// Questions with whose right a blob may be asked for.
     pub(crate) proofs: Flights<(Name, Digest, Who), Authority>,
     pub(crate) manifest_flights: Flights<ManifestKey, ManifestReply>,
@@ -130,6 +132,7 @@ impl Engine {
             members: Cache::new(20_000),
             fills: Mutex::new(HashMap::new()),
             failed_fills: Failures::new(),
+            wrong: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(600)).build(),
             proofs: Flights::new(),
             manifest_flights: Flights::new(),
             document_flights: Flights::new(),

@@ -48,6 +48,7 @@ impl Pass {
                 *digest,
                 metrics.clone(),
                 handoff.source,
+                upstream.sources.len(),
                 handoff.at,
                 size,
             ),

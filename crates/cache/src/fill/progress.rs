@@ -27,6 +27,8 @@ pub(super) struct Progress {
     pub(super) file: Option<Arc<File>>,
     /// Bytes that left before a source was found wrong are right up to here.
     pub(super) right_until: Option<u64>,
+    /// The number of the source that was found wrong last.
+    pub(super) wrong: Option<usize>,
     pub(super) state: State,
 }
 
@@ -103,6 +105,11 @@ impl Filling {
 }
 
 impl Filling {
+    /// The number of the source that was found wrong last.
+    pub(crate) fn wrong(&self) -> Option<usize> {
+        self.progress.borrow().wrong
+    }
+
     /// Why the fill failed, if it did before any byte came.
     pub(crate) fn failure_to_start(&self) -> Option<Error> {
         let progress = self.progress.borrow();

@@ -9,6 +9,7 @@ use crate::source::FailureKind;
 /// Reads a range of a fill as its bytes come in.
 pub struct FillReader {
     filling: Filling,
+    start: u64,
     position: u64,
     end: u64,
     /// The way around a disk that takes no more.
@@ -24,7 +25,7 @@ enum Step {
 
 impl FillReader {
     pub(super) fn new(filling: Filling, range: Range<u64>) -> FillReader {
-        FillReader { filling, position: range.start, end: range.end, pass: None }
+        FillReader { filling, start: range.start, position: range.start, end: range.end, pass: None }
     }
 
     /// The next bytes, at most `most` of them (those from memory may be more); `None` at the end of the range. An error
@@ -48,7 +49,8 @@ impl FillReader {
                     return Err(ended());
                 };
                 let limit = progress.released.min(self.end);
-                let wrong = progress.right_until.is_some_and(|right| position > right);
+                let given = position > self.start;
+                let wrong = given && progress.right_until.is_some_and(|right| position > right);
                 match &progress.state {
                     _ if wrong => Step::Fail(Error::new(
                         FailureKind::Invalid,

@@ -24,6 +24,8 @@ pub(super) struct Supply {
     metrics: Metrics,
     /// The source in use.
     source: usize,
+    /// How many sources, from that one on, may be the first to be asked.
+    choice: usize,
     position: u64,
     size: Option<u64>,
     stream: Option<ByteStream>,
@@ -34,13 +36,16 @@ pub(super) struct Supply {
 }
 
 impl Supply {
-    /// The bytes from `position` on, from the source number `source` or a later one.
+    /// The bytes from `position` on, from the source number `source` or one of the `choice - 1` that follow it, the first
+    /// following the last.
+    #[expect(clippy::too_many_arguments, reason = "it is made in two places")]
     pub(super) fn new(
         upstream: std::sync::Arc<Upstream>,
         ask: Ask,
         digest: Digest,
         metrics: Metrics,
         source: usize,
+        choice: usize,
         position: u64,
         size: Option<u64>,
     ) -> Supply {
@@ -50,6 +55,7 @@ impl Supply {
             digest,
             metrics,
             source,
+            choice,
             position,
             size,
             stream: None,
@@ -75,9 +81,9 @@ impl Supply {
             return Ok(());
         }
         let mut failure = Failure::default();
-        let first = self.source;
-        for source in first..self.upstream.sources.len() {
-            match self.open_at(source).await {
+        let (first, count) = (self.source, self.upstream.sources.len());
+        for step in 0..self.choice {
+            match self.open_at((first + step) % count).await {
                 Ok(()) => return Ok(()),
                 Err(error) => failure.add(error),
             }

@@ -26,23 +26,33 @@ pub(super) fn ended() -> Error {
 }
 
 /// Makes a fill: the part to share, and the work to be spawned, which gives the blob when all of it is there and verified.
+/// The source number `first` is asked first, and the one before it last.
 pub(crate) fn run(
     store: Arc<dyn Store>,
     upstream: Arc<Upstream>,
     ask: Ask,
     digest: Digest,
+    first: usize,
     metrics: Metrics,
 ) -> (Filling, impl Future<Output = Option<Blob>> + Send) {
-    let (sender, progress) =
-        watch::channel(Progress { size: None, released: 0, file: None, right_until: None, state: State::Starting });
+    let (sender, progress) = watch::channel(Progress {
+        size: None,
+        released: 0,
+        file: None,
+        right_until: None,
+        wrong: None,
+        state: State::Starting,
+    });
     let shared = Arc::new(Shared { upstream, ask, digest, metrics });
-    let task = Task { shared: shared.clone(), store, progress: sender };
+    let task = Task { shared: shared.clone(), store, first, progress: sender };
     (Filling { shared, progress }, task.run())
 }
 
 struct Task {
     shared: Arc<Shared>,
     store: Arc<dyn Store>,
+    /// The number of the source to ask first.
+    first: usize,
     progress: watch::Sender<Progress>,
 }
 
@@ -51,10 +61,10 @@ enum Stop {
     Source(SourceError),
     /// The disk failed after `Handoff::at` bytes.
     Disk(StoreError, Box<Handoff>),
-    /// The bytes that came, the last of them from the source of that number, have another digest.
+    /// The bytes that came have another digest. They differ from what readers got before at `differs_at`.
     Mismatch {
         found: Digest,
-        source: usize,
+        differs_at: Option<u64>,
     },
 }
 
@@ -65,14 +75,17 @@ type DiskFailure = (StoreError, Box<Handoff>);
 struct Attempt {
     hasher: Hasher,
     written: u64,
-    /// The first byte in which this attempt differs from the one before.
+    /// The first byte in which any attempt up to this one differed from the one before it.
     differs_at: Option<u64>,
 }
 
 impl Task {
-    fn supply(&self, source: usize, size: Option<u64>) -> Supply {
+    /// The bytes from a source that none of the first `passed_over` ones is.
+    fn supply(&self, passed_over: usize) -> Supply {
         let Shared { upstream, ask, digest, metrics } = &*self.shared;
-        Supply::new(upstream.clone(), ask.clone(), *digest, metrics.clone(), source, 0, size)
+        let count = upstream.sources.len();
+        let source = (self.first + passed_over) % count.max(1);
+        Supply::new(upstream.clone(), ask.clone(), *digest, metrics.clone(), source, count - passed_over, 0, None)
     }
 
     async fn run(self) -> Option<Blob> {
@@ -105,7 +118,7 @@ impl Task {
     }
 
     async fn fill(&self) -> Result<Blob, FillEnd> {
-        let mut supply = self.supply(0, None);
+        let mut supply = self.supply(0);
         supply.open().await.map_err(FillEnd::from)?;
         let digest = self.shared.digest;
         let ingest = match self.store.ingest(&digest, supply.size()).await {
@@ -117,10 +130,11 @@ impl Task {
             progress.file = Some(ingest.file().clone());
             progress.state = State::Running;
         });
-        let mut compare = false;
+        let count = self.shared.upstream.sources.len();
+        let (mut compare, mut differs_at) = (false, None);
         loop {
-            let size = supply.size();
-            match self.attempt(supply, &ingest, compare).await {
+            let (size, source) = (supply.size(), supply.source());
+            match self.attempt(supply, &ingest, compare, differs_at).await {
                 Ok(size) => return self.commit(ingest, size).await,
                 Err(Stop::Source(error)) => return Err(error.into()),
                 Err(Stop::Disk(error, handoff)) => {
@@ -131,18 +145,21 @@ impl Task {
                     }
                     return Err(self.hand_off(error, handoff, size));
                 }
-                Err(Stop::Mismatch { found, source }) => {
+                Err(Stop::Mismatch { found, differs_at: differed }) => {
+                    differs_at = differed;
+                    self.progress.send_modify(|progress| progress.wrong = Some(source));
                     let label = self.shared.upstream.sources[source].label();
                     self.shared.metrics.mismatched();
                     tracing::warn!(name = %self.shared.ask.name, %digest, %found, source = label, "a source sent wrong bytes");
-                    let next = source + 1;
-                    if next >= self.shared.upstream.sources.len() {
+                    // Where a later source went on, either may have been wrong: the later one is tried alone.
+                    let passed_over = (source + count - self.first) % count + 1;
+                    if passed_over >= count {
                         let reason = format!("{label}: the bytes that came have another digest ({found})");
                         return Err(FillEnd::Failed(Error::new(FailureKind::Invalid, reason)));
                     }
                     // The next source's bytes go into the same file and are compared with what was there: whoever got
                     // no more than what both have in common is served on. The size may have been a lie too.
-                    supply = self.supply(next, None);
+                    supply = self.supply(passed_over);
                     supply.open().await.map_err(FillEnd::from)?;
                     let (size, said) = (supply.size(), self.progress.borrow().size);
                     if size != said {
@@ -156,7 +173,13 @@ impl Task {
     }
 
     /// Takes all bytes from the supply into the file, hashes them, and lets readers have all but the end.
-    async fn attempt(&self, supply: Supply, ingest: &Arc<dyn Ingest>, compare: bool) -> Result<u64, Stop> {
+    async fn attempt(
+        &self,
+        supply: Supply,
+        ingest: &Arc<dyn Ingest>,
+        compare: bool,
+        differs_at: Option<u64>,
+    ) -> Result<u64, Stop> {
         let digest = self.shared.digest;
         let (mut source, mut size) = (supply.source(), supply.size());
         // A stream that owns the supply keeps a request in progress when the disk has something to tell meanwhile.
@@ -165,7 +188,7 @@ impl Task {
             Some(((bytes, supply.source(), supply.size()), supply))
         });
         let mut supply = std::pin::pin!(supply);
-        let mut attempt = Some(Attempt { hasher: Hasher::new(digest.algorithm()), written: 0, differs_at: None });
+        let mut attempt = Some(Attempt { hasher: Hasher::new(digest.algorithm()), written: 0, differs_at });
         let mut writing: Option<JoinHandle<Result<Attempt, DiskFailure>>> = None;
         let mut batch: Vec<Bytes> = Vec::new();
         let mut batched = 0;
@@ -211,7 +234,7 @@ impl Task {
         let Attempt { hasher, written, differs_at } = attempt.expect("nothing is being written");
         let found = hasher.finish();
         if found != digest {
-            return Err(Stop::Mismatch { found, source });
+            return Err(Stop::Mismatch { found, differs_at });
         }
         if compare {
             self.progress.send_modify(|progress| progress.right_until = Some(differs_at.unwrap_or(written)));
@@ -296,8 +319,9 @@ fn take_in(
     source: usize,
 ) -> Result<Attempt, DiskFailure> {
     for bytes in batch {
-        if compare && attempt.differs_at.is_none() {
-            attempt.differs_at = first_difference(ingest.file(), bytes, attempt.written);
+        if compare && attempt.differs_at.is_none_or(|known| attempt.written < known) {
+            let differs = first_difference(ingest.file(), bytes, attempt.written);
+            attempt.differs_at = attempt.differs_at.into_iter().chain(differs).min();
         }
         if let Err(error) = ingest.write_at(bytes, attempt.written) {
             return Err((error, Box::new(Handoff { at: attempt.written, source, hasher: attempt.hasher })));
