@@ -37,10 +37,10 @@ impl Inner {
     async fn blob(self: &Arc<Self>, request: &Request, digest: &Digest) -> Result<BlobReply, Error> {
         let name = &request.name;
         let upstream = self.upstreams.find(&name.registry)?;
-        let authority = match self.access.known(&upstream, request).await {
-            Some(authority) => authority,
+        let (authority, proven) = match self.access.known(&upstream, request).await {
+            Some(authority) => (authority, false),
             None => match self.prove(&upstream, request, digest).await {
-                Ok(authority) => authority,
+                Ok(authority) => (authority, true),
                 Err(error) if is_outage(error.kind) && self.access.through_outage(&upstream, request).await => {
                     return match self.stored_blob(name, digest).await {
                         Some(blob) => Ok(BlobReply { content: Content::Whole(blob), outcome: Outcome::Stale }),
@@ -55,9 +55,13 @@ impl Inner {
         }
         // The bytes may be there from another repository: if the origin says that they are in this one too, they need not
         // be fetched again.
-        if let Some(blob) = self.open(digest).await {
-            match self.head_blob(&upstream, request, digest).await {
-                Ok(_) => return Ok(BlobReply { content: Content::Whole(blob), outcome: Outcome::Revalidated }),
+        if let Some(blob) = self.open_from(name, digest).await {
+            let said = if proven { Ok(authority.clone()) } else { self.prove(&upstream, request, digest).await };
+            match said {
+                Ok(_) => {
+                    self.admit_blob(name, digest).await;
+                    return Ok(BlobReply { content: Content::Whole(blob), outcome: Outcome::Revalidated });
+                }
                 Err(error) if is_outage(error.kind) => {}
                 Err(error) => return Err(error),
             }
@@ -114,7 +118,7 @@ impl Inner {
             }
             Err(error) => return Err(error),
         };
-        if let Some(blob) = self.open(digest).await {
+        if let Some(blob) = self.open_from(name, digest).await {
             self.admit_blob(name, digest).await;
             return Ok((blob.size(), Outcome::Revalidated));
         }
@@ -190,6 +194,7 @@ impl Inner {
             };
             // Membership is written before the fill is taken off the list, so that nobody starts another one in between.
             if blob.is_some() {
+                landing.inner.note_origin(&landing.key.0, &landing.key.1).await;
                 landing.inner.admit_blob(&landing.key.0, &landing.key.1).await;
                 landing.inner.failed_fills.clear(&landing.key);
             } else if let Some(error) = shown.failure_to_start() {
@@ -211,9 +216,33 @@ impl Inner {
             if !member(RecordKind::Blob(*digest)).await && !member(RecordKind::Manifest(*digest)).await {
                 return None;
             }
-            self.members.insert(key, ());
+            self.members.insert(key.clone(), ());
         }
-        self.open(digest).await
+        let blob = self.open(digest).await;
+        if blob.is_none() {
+            // When the bytes come in again, it is recorded again: the store may drop records of what is not there.
+            self.members.invalidate(&key);
+        }
+        blob
+    }
+
+    /// A blob's verified bytes, if they came from the registry of `name` before. The word of one registry is no reason to
+    /// give away what another one keeps: it might say yes to any digest.
+    async fn open_from(self: &Arc<Self>, name: &Name, digest: &Digest) -> Option<Blob> {
+        if self.came_from(name, digest).await { self.open(digest).await } else { None }
+    }
+
+    /// Whether the registry of `name` itself has sent these bytes.
+    pub(crate) async fn came_from(&self, name: &Name, digest: &Digest) -> bool {
+        matches!(self.store.read(&Record::new(name, RecordKind::Origin(*digest))).await, Ok(Some(_)))
+    }
+
+    /// Records that the registry of `name` has sent these bytes. Where that is lost, they are fetched once more.
+    pub(crate) async fn note_origin(&self, name: &Name, digest: &Digest) {
+        if let Err(error) = self.store.write(&Record::new(name, RecordKind::Origin(*digest)), Bytes::new(), false).await
+        {
+            self.metrics.store_error(&error);
+        }
     }
 
     /// A blob's verified bytes, whichever repository they came with.

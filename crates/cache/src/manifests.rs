@@ -66,7 +66,9 @@ impl Inner {
         let reference = Reference::Digest(digest);
         // The bytes may be there from another repository, or from this one before its grant ran out: asking whether the
         // client may have them is enough.
-        if let Some(bytes) = self.stored_bytes(&digest).await {
+        if self.came_from(&request.name, &digest).await
+            && let Some(bytes) = self.stored_bytes(&digest).await
+        {
             let asked = &reference;
             let head = self
                 .authorized(upstream, request, |source, ask| async move { source.head_manifest(&ask, asked).await })
@@ -141,6 +143,7 @@ impl Inner {
                 .authorized(upstream, request, |source, ask| async move { source.head_manifest(&ask, asked).await })
                 .await?;
             if let Some(digest) = head.digest
+                && self.came_from(name, &digest).await
                 && let Some(bytes) = self.stored_bytes(&digest).await
             {
                 let media_type =
@@ -172,6 +175,9 @@ impl Inner {
             self.metrics.store_error(&error);
             tracing::warn!(name = %request.name, digest = %reply.digest, %error, "a manifest could not be kept");
         }
+        self.note_origin(&request.name, &reply.digest).await;
+        // The store may have dropped the record with the bytes, whatever memory still has.
+        self.manifests.invalidate(&(request.name.clone(), reply.digest));
         self.admit(&request.name, reply.digest, &reply.media_type, &reply.bytes).await;
         Ok(reply)
     }

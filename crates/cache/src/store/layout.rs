@@ -7,6 +7,7 @@
 //! ingest/                     fills in progress; emptied at start
 //! quarantine/                 what turned out to be wrong
 //! repositories/<registry>/<repository>/_tags, _manifests, _blobs, _documents, _public
+//! repositories/<registry>/_blobs                                      what this registry itself has sent
 //! ```
 
 use std::fs::{self, File};

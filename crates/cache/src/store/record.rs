@@ -24,6 +24,8 @@ pub enum RecordKind {
     Document(Digest),
     /// The origin gave something of it to anyone; the value says when.
     Public,
+    /// The bytes of a blob or manifest came from its registry, whichever the repository; the value is empty.
+    Origin(Digest),
 }
 
 impl Record {
@@ -34,7 +36,10 @@ impl Record {
 
     /// Where the record lies below the store's folder. Parts that begin with `_` cannot be part of a repository's name.
     pub(super) fn path(&self) -> PathBuf {
-        let mut path = Path::new("repositories").join(self.name.registry.as_str()).join(self.name.repository.as_str());
+        let mut path = Path::new("repositories").join(self.name.registry.as_str());
+        if !matches!(self.kind, RecordKind::Origin(_)) {
+            path.push(self.name.repository.as_str());
+        }
         let by_digest = |path: &mut PathBuf, kind, digest: &Digest| {
             path.push(kind);
             path.push(digest.algorithm().as_str());
@@ -49,6 +54,7 @@ impl Record {
                 path.push(tag.as_str());
             }
             RecordKind::Public => path.push("_public"),
+            RecordKind::Origin(digest) => by_digest(&mut path, "_blobs", digest),
         }
         path
     }
@@ -68,6 +74,10 @@ mod tests {
         assert_eq!(
             path(RecordKind::Blob(digest)),
             format!("repositories/reg.local:5000/a/b/_blobs/sha256/{}", digest.hex())
+        );
+        assert_eq!(
+            path(RecordKind::Origin(digest)),
+            format!("repositories/reg.local:5000/_blobs/sha256/{}", digest.hex())
         );
     }
 }
