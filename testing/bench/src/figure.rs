@@ -18,7 +18,8 @@ pub(crate) enum Unit {
 /// What must be reached.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) enum Goal {
-    AtMost(f64),
+    /// So much, or less.
+    Limit(f64),
     /// So many times the other's value of the same repetition, or less.
     AtMostTimes(f64, Kind),
     /// So many times the other's value of the same repetition, or more.
@@ -75,7 +76,7 @@ impl Figure {
     /// Each goal with what was reached, and whether that is enough; `None` where something was not measured.
     pub(crate) fn reached(&self) -> Vec<Option<(f64, bool)>> {
         let reached = |goal: &Goal| match *goal {
-            Goal::AtMost(limit) => self.spread(Kind::Larder).map(|[_, median, _]| (median, median <= limit)),
+            Goal::Limit(limit) => self.spread(Kind::Larder).map(|[_, median, _]| (median, median <= limit)),
             Goal::AtMostTimes(limit, other) => self.ratio(other).map(|[_, median, _]| (median, median <= limit)),
             Goal::AtLeastTimes(limit, other) => self.ratio(other).map(|[_, median, _]| (median, median >= limit)),
         };
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn ratios_are_taken_within_a_repetition() {
         let mut figure =
-            Figure::new("x", Unit::Milliseconds, &[Goal::AtMostTimes(1.5, Kind::Nginx), Goal::AtMost(25.0)]);
+            Figure::new("x", Unit::Milliseconds, &[Goal::AtMostTimes(1.5, Kind::Nginx), Goal::Limit(25.0)]);
         for (repetition, larder, nginx) in [(0, 10.0, 10.0), (1, 100.0, 50.0), (2, 30.0, 10.0)] {
             figure.add(repetition, Kind::Larder, larder, None);
             figure.add(repetition, Kind::Nginx, nginx, None);

@@ -64,8 +64,8 @@ fn number(value: f64, unit: Unit) -> String {
 
 fn goal(goal: &Goal, unit: Unit) -> String {
     match goal {
-        Goal::AtMost(limit) if unit == Unit::Times => format!("≤ {limit:.2} ×"),
-        Goal::AtMost(limit) => format!("≤ {limit}{}", suffix(unit)),
+        Goal::Limit(limit) if unit == Unit::Times => format!("≤ {limit:.2} ×"),
+        Goal::Limit(limit) => format!("≤ {limit}{}", suffix(unit)),
         Goal::AtMostTimes(limit, kind) => format!("≤ {limit} × {kind}"),
         Goal::AtLeastTimes(limit, kind) => format!("≥ {limit} × {kind}"),
     }
@@ -75,8 +75,8 @@ fn verdict(goal: &Goal, unit: Unit, reached: Option<(f64, bool)>) -> String {
     let Some((value, enough)) = reached else { return "not measured".to_owned() };
     let word = if enough { "yes" } else { "**no**" };
     match goal {
-        Goal::AtMost(_) if unit == Unit::Times => format!("{word}: {value:.2} ×"),
-        Goal::AtMost(_) => format!("{word}: {}{}", number(value, unit), suffix(unit)),
+        Goal::Limit(_) if unit == Unit::Times => format!("{word}: {value:.2} ×"),
+        Goal::Limit(_) => format!("{word}: {}{}", number(value, unit), suffix(unit)),
         _ => format!("{word}: {value:.2} ×"),
     }
 }

@@ -27,8 +27,6 @@ pub(crate) enum Kind {
     Nginx,
     Distribution,
     Nora,
-    /// The origin itself.
-    Origin,
 }
 
 impl Kind {
@@ -47,7 +45,6 @@ impl fmt::Display for Kind {
             Kind::Nginx => "nginx",
             Kind::Distribution => "distribution",
             Kind::Nora => "NORA",
-            Kind::Origin => "the origin",
         })
     }
 }
@@ -219,7 +216,6 @@ impl Server {
                 command.env("NORA_AUTH_ENABLED", "false").env("NORA_CURATION_MODE", "off").env("RUST_LOG", "error");
                 (address, "/ready")
             }
-            Kind::Origin => bail!("the origin runs already"),
         };
         let mut process = Process::start(&command, &folder.join("log"))?;
         let is_ready = || Client::connect(at).and_then(|mut client| client.get(path, |_| true));

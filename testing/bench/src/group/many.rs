@@ -15,9 +15,9 @@ const MIB: f64 = (1u64 << 20) as f64;
 
 /// A store with very many blobs.
 pub(super) fn run(bench: &mut Bench) -> Result<Vec<Figure>> {
-    let mut memory = Figure::new("resident memory, 100,000 blobs in the store, MiB", Unit::Mib, &[Goal::AtMost(40.0)]);
+    let mut memory = Figure::new("resident memory, 100,000 blobs in the store, MiB", Unit::Mib, &[Goal::Limit(40.0)]);
     let mut start =
-        Figure::new("start to ready, 100,000 blobs in the store, ms", Unit::Milliseconds, &[Goal::AtMost(1000.0)]);
+        Figure::new("start to ready, 100,000 blobs in the store, ms", Unit::Milliseconds, &[Goal::Limit(1000.0)]);
     bench.origin.blob(REPOSITORY, content(0));
     let mut kinds = Vec::new();
     for kind in bench.programs.kinds() {

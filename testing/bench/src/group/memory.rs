@@ -24,10 +24,10 @@ const STREAMING: Duration = Duration::from_secs(5);
 
 /// Resident memory.
 pub(super) fn run(bench: &mut Bench) -> Result<Vec<Figure>> {
-    let mut idle = Figure::new("resident memory, idle, MiB", Unit::Mib, &[Goal::AtMost(15.0)]);
+    let mut idle = Figure::new("resident memory, idle, MiB", Unit::Mib, &[Goal::Limit(15.0)]);
     let streaming = |what| {
         let what = format!("resident memory, {CLIENTS} clients of {what}, MiB");
-        Figure::new(what, Unit::Mib, &[Goal::AtMost(60.0)])
+        Figure::new(what, Unit::Mib, &[Goal::Limit(60.0)])
     };
     let mut warm = streaming("warm blobs of 1 GB");
     let mut cold = streaming("cold blobs of 1 GB");

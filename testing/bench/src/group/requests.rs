@@ -21,7 +21,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<Vec<Figure>> {
         .collect();
     let manifest_goals = [Goal::AtLeastTimes(5.0, Kind::Distribution), Goal::AtLeastTimes(3.0, Kind::Nora)];
     let blob_goals = [Goal::AtLeastTimes(10.0, Kind::Distribution)];
-    let p99_goals = [Goal::AtMost(3.0)];
+    let p99_goals = [Goal::Limit(3.0)];
     let kinds = [
         ("manifest by digest", vec![Target::manifest(REPOSITORY, &image.digest)], &manifest_goals[..], &p99_goals[..]),
         ("manifest by fresh tag", vec![Target::manifest(REPOSITORY, "v1")], &manifest_goals, &p99_goals),
