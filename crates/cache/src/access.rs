@@ -96,6 +96,14 @@ impl Access {
         }
     }
 
+    /// Tells apart the rights that content is asked for with.
+    pub(crate) fn whose(&self, authority: &Authority) -> Who {
+        match authority {
+            Authority::Client(credential) => Who::Holder(self.fingerprint(credential)),
+            Authority::Anonymous | Authority::Own => Who::Known,
+        }
+    }
+
     fn fingerprint(&self, credential: &Credential) -> Fingerprint {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.key).expect("an HMAC takes keys of any length");
         // The length keeps two different pairs from being the same text.
@@ -184,8 +192,8 @@ impl Access {
             Some(then @ 1..) => Mark { seen: Instant::now(), before: age_of(then) },
             _ => Mark::never(),
         };
-        self.public.insert(name.clone(), mark);
-        Some(mark)
+        // What was remembered or forgotten while the record was read is newer.
+        Some(self.public.entry_by_ref(name).or_insert(mark).into_value())
     }
 }
 

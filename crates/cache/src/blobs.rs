@@ -1,4 +1,3 @@
-use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -14,6 +13,9 @@ use crate::store::{Record, RecordKind};
 
 /// Blobs up to this size are answered from memory, in bytes.
 const SMALL: u64 = 64 * 1024;
+
+/// How often a client tries to start what others with another right could not.
+const ATTEMPTS: usize = 5;
 
 impl Engine {
     /// Gives a blob: from the store, or from the fill that is in progress or starts now. Waits until a source has
@@ -58,15 +60,21 @@ impl Inner {
         if let Some(blob) = self.open_from(name, digest).await {
             let said = if proven { Ok(authority.clone()) } else { self.prove(&upstream, request, digest).await };
             match said {
-                Ok(_) => {
-                    self.admit_blob(name, digest).await;
-                    return Ok(BlobReply { content: Content::Whole(blob), outcome: Outcome::Revalidated });
-                }
+                Ok(_) => return Ok(BlobReply { content: Content::Whole(blob), outcome: Outcome::Revalidated }),
                 Err(error) if is_outage(error.kind) => {}
                 Err(error) => return Err(error),
             }
         }
-        self.fill(upstream, Ask { name: name.clone(), authority }, digest).await
+        let ask = Ask { name: name.clone(), authority };
+        let error = match self.fill(upstream.clone(), ask.clone(), digest).await {
+            Err(error) if request.credential.is_some() && is_for_another(error.kind) => error,
+            answer => return answer,
+        };
+        // What is no longer given to anyone, or not to so many, may still be given to this client.
+        match self.prove(&upstream, request, digest).await {
+            Ok(authority) if authority != ask.authority => self.fill(upstream, Ask { authority, ..ask }, digest).await,
+            _ => Err(error),
+        }
     }
 
     /// Finds out with whose right a blob may be asked for: one question, however many clients ask at once.
@@ -84,7 +92,11 @@ impl Inner {
                 let ask = |source: Arc<dyn Source>, ask: Ask| async move {
                     source.head_blob(&ask, asked).await.map(|_| ask.authority)
                 };
-                Ok(inner.authorized(&upstream, &request, ask).await?)
+                let authority = inner.authorized(&upstream, &request, ask).await?;
+                if inner.came_from(&request.name, &digest).await {
+                    inner.admit_blob(&request.name, &digest).await;
+                }
+                Ok(authority)
             }
         };
         self.proofs.run(&self.tasks, self.clone(), |inner| &inner.proofs, key, work).await.0
@@ -131,7 +143,7 @@ impl Inner {
     async fn fill(self: &Arc<Self>, upstream: Arc<Upstream>, ask: Ask, digest: &Digest) -> Result<BlobReply, Error> {
         let key = (ask.name.clone(), *digest);
         // A fill that another client's right could not start says nothing about this client's: it is tried once more.
-        for attempt in 0..2 {
+        for attempt in 1..=ATTEMPTS {
             let (mut filling, joined) = self.join(&upstream, &ask, digest, &key)?;
             match filling.started().await {
                 Ok(Start::Whole(blob)) => {
@@ -143,9 +155,9 @@ impl Inner {
                     return Ok(BlobReply { content: Content::Filling(filling), outcome });
                 }
                 Err(error) => {
-                    let refused =
-                        matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied | FailureKind::NotFound);
-                    if !(refused && joined && attempt == 0 && filling.ask().authority != ask.authority) {
+                    let refused = error.kind == FailureKind::NotFound || is_for_another(error.kind);
+                    let others = joined && filling.ask().authority != ask.authority;
+                    if !(refused && others && attempt < ATTEMPTS) {
                         if error.kind == FailureKind::Unauthorized {
                             self.access.forget(&ask.name, &ask.authority).await;
                             if ask.authority != Authority::Anonymous {
@@ -171,20 +183,20 @@ impl Inner {
             return Err(Error::new(FailureKind::Unavailable, "larder is shutting down"));
         }
         let mut fills = self.fills.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = match fills.entry(key.clone()) {
-            Entry::Occupied(entry) => return Ok((entry.get().clone(), true)),
-            Entry::Vacant(entry) => entry,
-        };
-        if let Some(error) = self.failed_fills.get(key) {
+        if let Some(running) = fills.get(key).filter(|filling| !filling.has_failed()) {
+            return Ok((running.clone(), true));
+        }
+        let failed = (key.0.clone(), key.1, self.access.whose(&ask.authority));
+        if let Some(error) = self.failed_fills.get(&failed) {
             return Err(error);
         }
         // A source that was wrong about this blob is asked last.
         let first = self.wrong.get(key).map_or(0, |wrong| (wrong + 1) % upstream.sources.len().max(1));
         let (filling, work) =
             fill::run(self.store.clone(), upstream.clone(), ask.clone(), *digest, first, self.metrics.clone());
-        entry.insert(filling.clone());
+        fills.insert(key.clone(), filling.clone());
         self.metrics.fills_running(fills.len());
-        let landing = Landing { inner: self.clone(), key: key.clone() };
+        let landing = Landing { inner: self.clone(), key: key.clone(), filling: filling.clone() };
         let shown = filling.clone();
         self.tasks.spawn(async move {
             let cancel = landing.inner.cancel.clone();
@@ -196,9 +208,9 @@ impl Inner {
             if blob.is_some() {
                 landing.inner.note_origin(&landing.key.0, &landing.key.1).await;
                 landing.inner.admit_blob(&landing.key.0, &landing.key.1).await;
-                landing.inner.failed_fills.clear(&landing.key);
+                landing.inner.failed_fills.clear(&failed);
             } else if let Some(error) = shown.failure_to_start() {
-                landing.inner.failed_fills.add(&landing.key, &error);
+                landing.inner.failed_fills.add(&failed, &error);
             } else if let Some(wrong) = shown.wrong() {
                 landing.inner.wrong.insert(landing.key.clone(), wrong);
             }
@@ -281,23 +293,33 @@ impl Inner {
         if self.members.get(&key).is_some() {
             return;
         }
-        match self.store.write(&Record::new(name, RecordKind::Blob(*digest)), Bytes::new(), true).await {
-            Ok(()) => self.members.insert(key, ()),
-            Err(error) => self.metrics.store_error(&error),
+        // Known before it is written, for a herd need not wait for the disk to be told.
+        self.members.insert(key, ());
+        if let Err(error) = self.store.write(&Record::new(name, RecordKind::Blob(*digest)), Bytes::new(), true).await {
+            self.metrics.store_error(&error);
         }
     }
+}
+
+/// Whether a failure is one of whose right was used, so that another's may do.
+fn is_for_another(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::Unauthorized | FailureKind::Denied | FailureKind::RateLimited { .. })
 }
 
 /// Takes a fill off the list when its task ends, however that happens.
 struct Landing {
     inner: Arc<Inner>,
     key: (Name, Digest),
+    filling: Filling,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
         let mut fills = self.inner.fills.lock().unwrap_or_else(PoisonError::into_inner);
-        fills.remove(&self.key);
+        // One that failed may have been replaced.
+        if fills.get(&self.key).is_some_and(|filling| filling.is(&self.filling)) {
+            fills.remove(&self.key);
+        }
         self.inner.metrics.fills_running(fills.len());
     }
 }

@@ -13,9 +13,16 @@ use crate::rules::Freshness;
 use crate::source::{Document, DocumentQuery, FailureKind, Upstream};
 use crate::store::{Record, RecordKind};
 
+/// Anybody can think up any number of queries, so that no more lists than this are kept of one repository.
+const KEPT: u8 = 251;
+
+/// The longest part of a list that is kept, in bytes; a whole list may be as long as it is.
+const LONGEST_PART: usize = 256 * 1024;
+
 /// A list as the store keeps it. The list itself is JSON, so it is text.
 #[derive(Serialize, Deserialize)]
 struct Stored {
+    query: String,
     /// Seconds since 1970.
     checked: u64,
     media_type: String,
@@ -29,29 +36,30 @@ impl Engine {
     pub async fn document(&self, request: &Request, query: &DocumentQuery) -> Result<DocumentReply, Error> {
         let inner = &self.inner;
         let upstream = inner.upstreams.find(&request.name.registry)?;
-        let known = inner.access.known(&upstream, request).await.is_some();
+        let known = inner.access.known(&upstream, request).await;
         let record = record(request, query);
-        let stored = inner.stored_document(&record).await;
+        let stored = inner.stored_document(&record, query).await;
         let fresh = match upstream.rules.freshness {
             Freshness::For(time) => time,
             // Lists grow even where tags do not move.
             Freshness::Immutable => std::time::Duration::ZERO,
         };
         let reply = |(_, document): (u64, Document), outcome| DocumentReply { document, warning: None, outcome };
-        if known
+        if known.is_some()
             && let Some(stored) = &stored
             && age_of(stored.0) < fresh
         {
             inner.metrics.answered("list", Outcome::Hit);
             return Ok(reply(stored.clone(), Outcome::Hit));
         }
-        let key = (request.name.clone(), query.clone(), inner.access.who(known, request));
-        let work = {
+        let key = |who| (request.name.clone(), query.clone(), who);
+        let work = || {
             let (inner, upstream, request, query) = (inner.clone(), upstream.clone(), request.clone(), query.clone());
+            let record = record.clone();
             async move { inner.fetch_document(&upstream, &request, &query, &record).await }
         };
         let (result, joined) =
-            inner.document_flights.run(&inner.tasks, inner.clone(), |inner| &inner.document_flights, key, work).await;
+            inner.once(|inner| &inner.document_flights, &upstream, (request, known.as_ref()), key, work).await;
         let result = match result {
             Ok(document) if joined => Ok(DocumentReply { outcome: Outcome::Joined, ..document }),
             Err(error) if is_outage(error.kind) && inner.access.through_outage(&upstream, request).await => {
@@ -74,13 +82,17 @@ impl Engine {
 
 fn record(request: &Request, query: &DocumentQuery) -> Record {
     let key = Digest::sha256(format!("{query:?}").as_bytes());
-    Record::new(&request.name, RecordKind::Document(key))
+    let slot = key.as_bytes()[0] % KEPT;
+    Record::new(&request.name, RecordKind::Document(Digest::sha256(&[slot])))
 }
 
 impl Inner {
-    async fn stored_document(&self, record: &Record) -> Option<(u64, Document)> {
+    async fn stored_document(&self, record: &Record, wanted: &DocumentQuery) -> Option<(u64, Document)> {
         let value = self.store.read(record).await.ok()??;
-        let Stored { checked, media_type, next, filters_applied, text } = serde_json::from_slice(&value).ok()?;
+        let Stored { query, checked, media_type, next, filters_applied, text } = serde_json::from_slice(&value).ok()?;
+        if query != format!("{wanted:?}") {
+            return None;
+        }
         let media_type = MediaType::parse(&media_type)?;
         Some((checked, Document { bytes: text.into(), media_type, next, filters_applied }))
     }
@@ -113,10 +125,15 @@ impl Inner {
         {
             document = filtered(document, wanted);
         }
-        if let Ok(text) = std::str::from_utf8(&document.bytes) {
+        // What is said to somebody without a right, such as that there are no referrers, is nothing to be kept for others.
+        if self.access.known(upstream, request).await.is_some()
+            && (document.bytes.len() <= LONGEST_PART || matches!(query, DocumentQuery::Tags { n: None, last: None }))
+            && let Ok(text) = std::str::from_utf8(&document.bytes)
+        {
             let checked =
                 std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
             let stored = Stored {
+                query: format!("{query:?}"),
                 checked,
                 media_type: document.media_type.to_string(),
                 next: document.next.clone(),

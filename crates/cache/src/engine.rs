@@ -1,4 +1,5 @@
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::credential::Authority;
 use crate::fill::{Failure, Filling};
 use crate::flight::{Failures, Flights};
 use crate::metrics::Metrics;
-use crate::reply::{DocumentReply, ManifestReply, Request};
+use crate::reply::{DocumentReply, Error, ManifestReply, Request};
 use crate::source::{Ask, DocumentQuery, FailureKind, Source, SourceError, Upstream, Upstreams};
 use crate::store::Store;
 use crate::tags::Tags;
@@ -70,7 +71,7 @@ pub(crate) struct Inner {
     /// Blobs that are known to be in a repository.
     pub(crate) members: Cache<(Name, Digest), ()>,
     pub(crate) fills: Mutex<HashMap<(Name, Digest), Filling>>,
-    pub(crate) failed_fills: Failures<(Name, Digest)>,
+    pub(crate) failed_fills: Failures<(Name, Digest, Who)>,
     /// The source, by its number, that was wrong about a blob lately.
     pub(crate) wrong: Cache<(Name, Digest), usize>,
     /// Questions with whose right a blob may be asked for.
@@ -198,6 +199,11 @@ impl Inner {
                 {
                     self.access.forget(name, authority).await;
                 }
+                // Only those without a credential are held to the limit of those without.
+                Err(error)
+                    if matches!(error.kind, FailureKind::RateLimited { .. })
+                        && !upstream.rules.shared
+                        && credential.as_ref().is_some_and(|own| *authority != Authority::Client(own.clone())) => {}
                 answer => return answer,
             }
         }
@@ -216,7 +222,8 @@ impl Inner {
                     if matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied) {
                         self.access.forget(name, &authority).await;
                     }
-                    if !refused {
+                    let limited = matches!(error.kind, FailureKind::RateLimited { .. });
+                    if !refused && !(limited && authority == Authority::Anonymous) {
                         break;
                     }
                 }
@@ -229,6 +236,35 @@ impl Inner {
             }
             _ => error,
         })
+    }
+
+    /// Puts a question once for all clients who may share its answer.
+    pub(crate) async fn once<K, V, F>(
+        self: &Arc<Self>,
+        flights: fn(&Inner) -> &Flights<K, V>,
+        upstream: &Upstream,
+        (request, known): (&Request, Option<&Authority>),
+        key: impl Fn(Who) -> K,
+        work: impl Fn() -> F,
+    ) -> (Result<V, Error>, bool)
+    where
+        K: Hash + Eq + Clone + Send + Sync + 'static,
+        V: Clone + Send + Sync + 'static,
+        F: Future<Output = Result<V, Error>> + Send + 'static,
+    {
+        let who = self.access.who(known.is_some(), request);
+        let (result, joined) = flights(self).run(&self.tasks, self.clone(), flights, key(who), work()).await;
+        // What is refused to the client who came first says nothing about another one's right.
+        let refused = result.as_ref().err().is_some_and(|error| match error.kind {
+            FailureKind::Unauthorized | FailureKind::Denied | FailureKind::RateLimited { .. } => true,
+            FailureKind::NotFound => matches!(known, Some(Authority::Client(_))),
+            _ => false,
+        });
+        if refused && joined && who == Who::Known && !upstream.rules.shared {
+            let who = self.access.who(false, request);
+            return flights(self).run(&self.tasks, self.clone(), flights, key(who), work()).await;
+        }
+        (result, joined)
     }
 
     /// Asks the sources in order until one gives what is wanted.

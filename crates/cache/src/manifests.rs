@@ -33,17 +33,19 @@ impl Inner {
         request: &Request,
         digest: &Digest,
     ) -> Result<ManifestReply, Error> {
-        let known = self.access.known(&upstream, request).await.is_some();
-        if known && let Some(stored) = self.stored_manifest(&request.name, digest).await {
+        let known = self.access.known(&upstream, request).await;
+        if known.is_some()
+            && let Some(stored) = self.stored_manifest(&request.name, digest).await
+        {
             return Ok(stored.reply(*digest, Outcome::Hit));
         }
-        let key = (request.name.clone(), Reference::Digest(*digest), self.access.who(known, request));
-        let work = {
+        let key = |who| (request.name.clone(), Reference::Digest(*digest), who);
+        let work = || {
             let (inner, upstream, request, digest) = (self.clone(), upstream.clone(), request.clone(), *digest);
             async move { inner.fetch_by_digest(&upstream, &request, digest).await }
         };
         let (result, joined) =
-            self.manifest_flights.run(&self.tasks, self.clone(), |inner| &inner.manifest_flights, key, work).await;
+            self.once(|inner| &inner.manifest_flights, &upstream, (request, known.as_ref()), key, work).await;
         match result {
             Ok(reply) => Ok(reply.joined(joined)),
             // What a digest names never changes, so that the only question is who may have it.
@@ -88,22 +90,22 @@ impl Inner {
         tag: &Tag,
     ) -> Result<ManifestReply, Error> {
         let name = &request.name;
-        let known = self.access.known(&upstream, request).await.is_some();
+        let known = self.access.known(&upstream, request).await;
         let last = self.tags.get(name, tag).await;
-        if known
+        if known.is_some()
             && let Some(last) = &last
             && last.is_fresh(upstream.rules.freshness_of(&name.repository, tag))
             && let Some(stored) = self.stored_manifest(name, &last.digest).await
         {
             return Ok(stored.reply(last.digest, Outcome::Hit));
         }
-        let key = (name.clone(), Reference::Tag(tag.clone()), self.access.who(known, request));
-        let work = {
+        let key = |who| (name.clone(), Reference::Tag(tag.clone()), who);
+        let work = || {
             let (inner, upstream, request, tag) = (self.clone(), upstream.clone(), request.clone(), tag.clone());
             async move { inner.resolve(&upstream, &request, &tag).await }
         };
         let (result, joined) =
-            self.manifest_flights.run(&self.tasks, self.clone(), |inner| &inner.manifest_flights, key, work).await;
+            self.once(|inner| &inner.manifest_flights, &upstream, (request, known.as_ref()), key, work).await;
         let error = match result {
             Ok(reply) => return Ok(reply.joined(joined)),
             Err(error) => error,

@@ -76,8 +76,8 @@ impl Tags {
             .inspect_err(|error| tracing::warn!(%name, %tag, %error, "a tag's record is damaged and is asked for anew"))
             .ok()?;
         let known = Arc::new(Known::new(stored.digest, age_of(stored.checked)));
-        self.lately.insert(key, known.clone());
-        Some(known)
+        // What came in while the record was read is newer.
+        Some(self.lately.entry(key).or_insert(known).into_value())
     }
 
     /// Remembers what the origin said just now.

@@ -105,6 +105,16 @@ impl Filling {
 }
 
 impl Filling {
+    /// Whether nothing more will come of it.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(self.progress.borrow().state, State::Failed(_))
+    }
+
+    /// Whether it is the same fill.
+    pub(crate) fn is(&self, other: &Filling) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// The number of the source that was found wrong last.
     pub(crate) fn wrong(&self) -> Option<usize> {
         self.progress.borrow().wrong

@@ -1,0 +1,234 @@
+//! Whose answer is whose: what the engine gives to one client never depends on what another one may, may not, or claims.
+
+mod support;
+
+use std::time::Duration;
+
+use cache::{Authority, DocumentQuery, FailureKind, Freshness, Outcome, Rules};
+use oci::Reference;
+use support::{Origin, Readers, by, content, credential, read, start, until};
+
+const ASKS_ALWAYS: fn() -> Rules = || Rules { freshness: Freshness::For(Duration::ZERO), ..Rules::default() };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_says_yes_to_everything_gets_nobody_elses_bytes() {
+    let honest = Origin::new("honest");
+    honest.repository("private/app", Readers::Only(vec![credential("ann")]));
+    let manifest = honest.manifest("private/app", "v1", "secret");
+    let small = honest.blob("private/app", &content(b's', 1000));
+    let large = honest.blob("private/app", &content(b'l', 200_000));
+    let evil = Origin::new("evil");
+    evil.repository("x/y", Readers::Anyone);
+    let tagged = evil.manifest("x/y", "v1", "bait");
+    let setting = start(&[("good.test", &[honest], Rules::default()), ("evil.test", &[evil.clone()], ASKS_ALWAYS())]);
+    let (engine, ann) = (&setting.engine, by("good.test/private/app", Some("ann")));
+    engine.manifest(&ann, &"v1".parse().unwrap()).await.unwrap();
+    for digest in [&small, &large] {
+        setting.fetch(&ann, digest).await.unwrap();
+        until("the blob is kept", || setting.store.root().join("blobs/sha256").join(digest.hex()).exists()).await;
+    }
+    let thief = by("evil.test/x/y", None);
+    assert_eq!(engine.manifest(&thief, &"v1".parse().unwrap()).await.unwrap().digest, tagged);
+
+    evil.lie(manifest);
+    let error = engine.manifest(&thief, &Reference::Digest(manifest)).await.unwrap_err();
+    assert_eq!(error.kind, FailureKind::NotFound);
+    assert_eq!(engine.manifest(&thief, &"v1".parse().unwrap()).await.unwrap().digest, tagged);
+    for digest in [&small, &large] {
+        for _ in 0..2 {
+            // HEAD is how a lie would become a right, so it comes first and again.
+            assert_eq!(engine.head_blob(&thief, digest).await.unwrap().0, 1, "what the origin says, not what is so");
+            match engine.blob(&thief, digest).await {
+                Err(error) => assert_eq!(error.kind, FailureKind::NotFound),
+                Ok(reply) => panic!("{:?} of a private blob", read(reply).await.map(|bytes| bytes.len())),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repositories_of_one_registry_share_bytes_after_one_question() {
+    let origin = Origin::new("origin");
+    let layer = content(b'l', 200_000);
+    for name in ["a/one", "a/two"] {
+        origin.repository(name, Readers::Anyone);
+        origin.blob(name, &layer);
+    }
+    origin.manifest("a/two", "v1", "two");
+    let setting = start(&[("good.test", &[origin.clone()], Rules::default())]);
+    let digest = oci::Digest::sha256(&layer);
+    assert_eq!(setting.fetch(&by("good.test/a/one", None), &digest).await.unwrap(), layer);
+    let two = by("good.test/a/two", None);
+    setting.engine.manifest(&two, &"v1".parse().unwrap()).await.unwrap();
+    let blob = setting.store.root().join("repositories/good.test/a/one/_blobs/sha256").join(digest.hex());
+    until("the fill is recorded", || blob.exists()).await;
+    let heads = origin.calls("head_blob");
+    let gate = origin.gate();
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let (engine, two) = (setting.engine.clone(), two.clone());
+            tokio::spawn(async move { engine.blob(&two, &digest).await })
+        })
+        .collect();
+    until("somebody asks", || origin.calls("head_blob") > heads).await;
+    gate.add_permits(1000);
+    for client in clients {
+        let reply = client.await.unwrap().unwrap();
+        assert_ne!(reply.outcome, Outcome::Miss);
+        assert_eq!(read(reply).await.unwrap(), layer);
+    }
+    assert_eq!(origin.calls("blob"), 1, "bytes that are there are not fetched again");
+    assert!(origin.calls("head_blob") - heads <= 5, "{} questions for a herd", origin.calls("head_blob") - heads);
+}
+
+/// Ann and Bob have both read a repository, so that both have a grant; then the origin no longer knows Ann.
+async fn ann_loses_her_right(origin: &std::sync::Arc<Origin>, setting: &support::Setting) {
+    let tag = "v1".parse().unwrap();
+    for user in ["ann", "bob"] {
+        setting.engine.manifest(&by("good.test/p/app", Some(user)), &tag).await.unwrap();
+    }
+    origin.change("p/app", |repository| repository.readers = Readers::Only(vec![credential("bob")]));
+}
+
+fn for_ann_and_bob() -> std::sync::Arc<Origin> {
+    let origin = Origin::new("origin");
+    origin.repository("p/app", Readers::Only(vec![credential("ann"), credential("bob")]));
+    origin.manifest("p/app", "v1", "text");
+    origin
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_one_client_is_not_the_answer_to_another() {
+    for hides in [false, true] {
+        let origin = for_ann_and_bob();
+        let setting = start(&[("good.test", &[origin.clone()], ASKS_ALWAYS())]);
+        ann_loses_her_right(&origin, &setting).await;
+        if hides {
+            origin.hide();
+        }
+        let (ann, bob) = (by("good.test/p/app", Some("ann")), by("good.test/p/app", Some("bob")));
+        let before = origin.calls("head_manifest");
+        let gate = origin.gate();
+        let ask = |request: &cache::Request| {
+            let (engine, request) = (setting.engine.clone(), request.clone());
+            tokio::spawn(async move { engine.manifest(&request, &"v1".parse().unwrap()).await })
+        };
+        let refused = ask(&ann);
+        until("ann asks first", || origin.calls("head_manifest") > before).await;
+        let joined = ask(&bob);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        gate.add_permits(1000);
+        assert!(refused.await.unwrap().is_err());
+        joined.await.unwrap().expect("ann's refusal");
+        // Nor for as long as the refusal is remembered.
+        assert!(ask(&ann).await.unwrap().is_err());
+        ask(&bob).await.unwrap().expect("ann's refusal, remembered");
+        let tags = DocumentQuery::Tags { n: None, last: None };
+        assert!(setting.engine.document(&ann, &tags).await.is_err());
+        setting.engine.document(&bob, &tags).await.expect("ann's refusal of a list");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_one_client_may_not_start_is_started_by_another() {
+    let origin = for_ann_and_bob();
+    let layer = content(b'l', 200_000);
+    let digest = origin.blob("p/app", &layer);
+    let setting = start(&[("good.test", &[origin.clone()], Rules::default())]);
+    ann_loses_her_right(&origin, &setting).await;
+    let (ann, bob) = (by("good.test/p/app", Some("ann")), by("good.test/p/app", Some("bob")));
+    // Her grant is still remembered, so that a fill begins with her right.
+    let error = setting.fetch(&ann, &digest).await.unwrap_err();
+    assert_eq!(error.kind, FailureKind::Denied);
+    assert_eq!(setting.fetch(&bob, &digest).await.expect("ann's refusal, remembered").len(), layer.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_a_fill_that_another_may_not_start_starts_it_again() {
+    for _ in 0..20 {
+        let origin = for_ann_and_bob();
+        let layer = content(b'l', 200_000);
+        let digest = origin.blob("p/app", &layer);
+        let setting = start(&[("good.test", &[origin.clone()], Rules::default())]);
+        ann_loses_her_right(&origin, &setting).await;
+        let gate = origin.gate();
+        let fetch = |user: &'static str| {
+            let engine = setting.engine.clone();
+            tokio::spawn(async move {
+                match engine.blob(&by("good.test/p/app", Some(user)), &digest).await {
+                    Ok(reply) => read(reply).await,
+                    Err(error) => Err(error),
+                }
+            })
+        };
+        let ann = fetch("ann");
+        until("ann's fill begins", || origin.calls("blob") == 1).await;
+        let bobs: Vec<_> = (0..8).map(|_| fetch("bob")).collect();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        gate.add_permits(1000);
+        assert!(ann.await.unwrap().is_err());
+        for bob in bobs {
+            assert_eq!(bob.await.unwrap().expect("ann's refusal").len(), layer.len());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_a_credential_is_not_held_to_the_limit_of_those_without() {
+    let origin = for_ann_and_bob();
+    origin.repository("p/open", Readers::Anyone);
+    origin.manifest("p/open", "v1", "open");
+    let setting = start(&[("good.test", &[origin.clone()], ASKS_ALWAYS())]);
+    let limit: fn(&cache::Ask) -> Option<FailureKind> = |ask| {
+        let limited = FailureKind::RateLimited { retry_after: Duration::from_secs(60) };
+        (ask.authority == Authority::Anonymous).then_some(limited)
+    };
+    let (ann, tag) = (by("good.test/p/open", Some("ann")), "v1".parse().unwrap());
+    origin.fail(Some(limit));
+    setting.engine.manifest(&ann, &tag).await.expect("before it is known to be public");
+    origin.fail(None);
+    setting.engine.manifest(&by("good.test/p/open", None), &tag).await.unwrap();
+    origin.fail(Some(limit));
+    setting.engine.manifest(&ann, &tag).await.expect("when it is known to be public");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_that_there_are_no_referrers_decides_nothing_for_others() {
+    let origin = for_ann_and_bob();
+    origin.hide();
+    let setting = start(&[("good.test", &[origin.clone()], Rules::default())]);
+    let bob = by("good.test/p/app", Some("bob"));
+    let digest = setting.engine.manifest(&bob, &"v1".parse().unwrap()).await.unwrap().digest;
+    let query = DocumentQuery::Referrers { digest, artifact_type: None, page: None };
+    let _ = setting.engine.document(&by("good.test/p/app", None), &query).await;
+    let reply = setting.engine.document(&bob, &query).await.unwrap();
+    assert!(std::str::from_utf8(&reply.document.bytes).unwrap().contains(r#""digest""#), "the list of an outsider");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_that_anybody_can_think_up_are_not_all_kept() {
+    let origin = Origin::new("origin");
+    origin.repository("a/b", Readers::Anyone);
+    let known = origin.manifest("a/b", "v1", "text");
+    let setting = start(&[("good.test", &[origin.clone()], Rules::default())]);
+    let request = by("good.test/a/b", None);
+    setting.engine.manifest(&request, &"v1".parse().unwrap()).await.unwrap();
+    for n in 0..200_u8 {
+        let digest = oci::Digest::sha256(&[n]);
+        let page = DocumentQuery::Tags { n: Some(1), last: Some(format!("t{n}")) };
+        let unknown = DocumentQuery::Referrers { digest, artifact_type: None, page: None };
+        let odd = DocumentQuery::Referrers { digest: known, artifact_type: None, page: Some(format!("p={n}")) };
+        for query in [page, unknown, odd] {
+            setting.engine.document(&request, &query).await.unwrap();
+        }
+    }
+    let referrers = DocumentQuery::Referrers { digest: known, artifact_type: None, page: None };
+    for query in [DocumentQuery::Tags { n: None, last: None }, referrers] {
+        setting.engine.document(&request, &query).await.unwrap();
+        let again = setting.engine.document(&request, &query).await.unwrap();
+        assert_eq!(again.outcome, Outcome::Hit);
+    }
+    let folder = setting.store.root().join("repositories/good.test/a/b/_documents/sha256");
+    let kept = std::fs::read_dir(folder).unwrap().count();
+    assert!(kept <= 256, "{kept} lists are kept");
+}
