@@ -21,6 +21,7 @@ mod larder;
 mod noise;
 mod origin;
 mod token_service;
+mod volume;
 mod wait;
 
 pub use client::{Answer, Client, Ending, basic};
@@ -29,4 +30,5 @@ pub use images::{Images, image_programs, push_image, push_images};
 pub use larder::{Builder, Larder};
 pub use noise::noise;
 pub use origin::{Guard, Origin, Software, docker_config};
+pub use volume::{Volume, ext4_image, need_root, scrub};
 pub use wait::{wait_for, wait_for_some};
