@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::ingest::DiskIngest;
 use super::layout::Layout;
 use super::scrub::ScrubReport;
-use super::{Ingest, Record, Store, StoreError, Usage, seal};
+use super::{Ingest, Record, Store, StoreError, Usage, quarantine, seal};
 use crate::reply::Blob;
 
 /// How a disk store is opened.
@@ -133,7 +133,9 @@ impl Files {
 impl DiskStore {
     /// Opens a store to serve it. Takes its lock, and removes what an earlier process left half done.
     pub fn open(settings: StoreSettings) -> Result<Arc<DiskStore>, StoreError> {
-        DiskStore::with_layout(Layout::open(&settings.root, true)?, settings.budget)
+        let store = DiskStore::with_layout(Layout::open(&settings.root, true)?, settings.budget)?;
+        quarantine::trim(&store.layout.root.join("quarantine"));
+        Ok(store)
     }
 
     /// Opens a store to look at it, beside a process that may be serving it.
@@ -288,7 +290,8 @@ impl DiskStore {
         self.files.forget(digest);
         let path = self.blob_path(digest);
         let size = fs::symlink_metadata(&path).map_or(0, |meta| meta.len());
-        let aside = self.layout.root.join("quarantine").join(format!("{}-{}", digest.algorithm(), digest.hex()));
+        let folder = self.layout.root.join("quarantine");
+        let aside = folder.join(format!("{}-{}", digest.algorithm(), digest.hex()));
         let moved =
             fs::rename(&path, &aside).or_else(|_| fs::remove_dir_all(&path)).or_else(|_| fs::remove_file(&path));
         self.release(size);
@@ -296,6 +299,7 @@ impl DiskStore {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
         let _ = utimensat(CWD, &aside, &times, AtFlags::SYMLINK_NOFOLLOW);
+        quarantine::trim(&folder);
         match moved {
             Ok(()) => tracing::warn!(%digest, why, "a stored blob is bad: set aside, to be fetched again"),
             Err(error) => tracing::error!(%digest, why, %error, "a stored blob is bad and cannot be set aside"),

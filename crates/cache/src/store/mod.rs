@@ -4,6 +4,7 @@ mod disk;
 mod evict;
 mod ingest;
 mod layout;
+mod quarantine;
 mod record;
 mod scrub;
 mod seal;
