@@ -222,8 +222,9 @@ impl Inner {
                     if matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied) {
                         self.access.forget(name, &authority).await;
                     }
-                    let limited = matches!(error.kind, FailureKind::RateLimited { .. });
-                    if !refused && !(limited && authority == Authority::Anonymous) {
+                    let limited =
+                        authority == Authority::Anonymous && matches!(error.kind, FailureKind::RateLimited { .. });
+                    if !refused && !limited {
                         break;
                     }
                 }

@@ -94,27 +94,40 @@ pub(super) fn scrub_paced(
     Ok(report)
 }
 
-/// Removes the records of manifests and blobs that eviction has taken. If one is removed by mistake, because the blob
-/// comes in at this very moment, the next request asks the origin once.
+/// How long a list, or that a repository is public, is kept after it was last written.
+const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Removes records below `folder` that serve nothing any more: of what eviction has taken, and of what nobody has asked for
+/// in a long time; and the folders that are empty then. If one is removed by mistake, the next request asks the origin once.
 fn sweep(store: &DiskStore, folder: &Path, report: &mut ScrubReport) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        let name = entry.file_name();
-        if name != "_manifests" && name != "_blobs" {
-            sweep(store, &entry.path(), report);
-            continue;
-        }
-        for algorithm in ["sha256", "sha512"] {
-            for record in fs::read_dir(entry.path().join(algorithm)).into_iter().flatten().flatten() {
-                let digest = record.file_name().to_str().and_then(|hex| Digest::from_parts(algorithm, hex).ok());
-                let gone = digest.is_none_or(|digest| !store.blob_path(&digest).exists());
-                if gone && fs::remove_file(record.path()).is_ok() {
-                    report.records_removed += 1;
-                }
-            }
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            sweep(store, &path, report);
+            // Only an empty one goes. Who writes into it at this moment makes it anew.
+            let _ = fs::remove_dir(&path);
+        } else if is_of_no_use(store, &path) && fs::remove_file(&path).is_ok() {
+            report.records_removed += 1;
         }
     }
+}
+
+fn is_of_no_use(store: &DiskStore, path: &Path) -> bool {
+    let age = fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+    let is_gone = |digest: Option<Digest>| digest.is_none_or(|digest| !store.blob_path(&digest).exists());
+    let mut parts = path.iter().rev().filter_map(|part| part.to_str());
+    let (name, folder, kind) = (parts.next(), parts.next(), parts.next());
+    match (kind, folder, name) {
+        (Some("_manifests" | "_blobs"), Some(algorithm), Some(hex)) => is_gone(Digest::from_parts(algorithm, hex).ok()),
+        (_, Some("_tags"), _) => is_gone(tagged(path)),
+        (Some("_documents"), _, _) | (_, _, Some("_public")) => age.is_some_and(|age| age > UNUSED),
+        _ => false,
+    }
+}
+
+/// What a tag's record names.
+fn tagged(path: &Path) -> Option<Digest> {
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    record.get("digest")?.as_str()?.parse().ok()
 }

@@ -1,5 +1,5 @@
 //! Registries in memory, and an engine over them.
-#![allow(dead_code)] // Each test file uses a part of it.
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part of it, and fails where it must")]
 
 use std::collections::HashMap;
 use std::fs::File;
