@@ -115,7 +115,11 @@ fn sweep(store: &DiskStore, folder: &Path, report: &mut ScrubReport) {
 
 fn is_of_no_use(store: &DiskStore, path: &Path) -> bool {
     let age = fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
-    let is_gone = |digest: Option<Digest>| digest.is_none_or(|digest| !store.blob_path(&digest).exists());
+    // What cannot be looked at is not gone.
+    let is_gone = |digest: Option<Digest>| {
+        let looked = digest.map(|digest| fs::symlink_metadata(store.blob_path(&digest)));
+        looked.is_none_or(|looked| looked.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound))
+    };
     let mut parts = path.iter().rev().filter_map(|part| part.to_str());
     let (name, folder, kind) = (parts.next(), parts.next(), parts.next());
     match (kind, folder, name) {

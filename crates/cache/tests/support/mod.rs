@@ -12,7 +12,7 @@ use bytes::Bytes;
 use cache::{
     Ask, Authority, Blob, BlobBody, BlobHead, BlobReply, Budget, Chunk, Content, Credential, DiskStore, Document,
     DocumentQuery, Engine, EngineSettings, Error, FailureKind, FillReader, ManifestBody, ManifestHead, Metrics,
-    NoUpstream, Request, Rules, Source, SourceError, StoreSettings, Upstream, Upstreams,
+    NoUpstream, Request, Rules, Source, SourceError, Store, StoreSettings, Upstream, Upstreams,
 };
 use futures_util::StreamExt;
 use oci::{Digest, MediaType, Name, Reference, Registry};
@@ -285,10 +285,16 @@ pub struct Setting {
 }
 
 pub fn start(registries: &[(&str, &[Arc<Origin>], Rules)]) -> Setting {
-    start_with(registries, 1 << 30, tempfile::tempdir().unwrap())
+    start_with(registries, 1 << 30, |store| Arc::new(store))
 }
 
-pub fn start_with(registries: &[(&str, &[Arc<Origin>], Rules)], budget: u64, folder: tempfile::TempDir) -> Setting {
+/// As [`start`], with a budget, and something around the store.
+pub fn start_with(
+    registries: &[(&str, &[Arc<Origin>], Rules)],
+    budget: u64,
+    around: impl FnOnce(Arc<DiskStore>) -> Arc<dyn Store>,
+) -> Setting {
+    let folder = tempfile::tempdir().unwrap();
     let upstreams = registries.iter().map(|(registry, sources, rules)| {
         let sources = sources.iter().map(|source| source.clone() as Arc<dyn Source>).collect();
         let upstream = Upstream { registry: registry.parse().unwrap(), sources, rules: rules.clone() };
@@ -298,7 +304,7 @@ pub fn start_with(registries: &[(&str, &[Arc<Origin>], Rules)], budget: u64, fol
         DiskStore::open(StoreSettings { root: folder.path().to_owned(), budget: Budget::Bytes(budget) }).unwrap();
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     let upstreams = Arc::new(Directory(upstreams.collect()));
-    let engine = Engine::start(Arc::new(store.clone()), upstreams, EngineSettings::default(), metrics);
+    let engine = Engine::start(around(store.clone()), upstreams, EngineSettings::default(), metrics);
     Setting { engine, store, folder }
 }
 
