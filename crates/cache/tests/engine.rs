@@ -232,3 +232,72 @@ async fn lists_that_anybody_can_think_up_are_not_all_kept() {
     let kept = std::fs::read_dir(folder).unwrap().count();
     assert!(kept <= 256, "{kept} lists are kept");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_public_no_longer_is_given_to_those_who_may_and_to_nobody_else() {
+    let origin = for_ann_and_bob();
+    origin.change("p/app", |repository| repository.readers = Readers::Anyone);
+    let layer = content(b'l', 200_000);
+    let digest = origin.blob("p/app", &layer);
+    let setting = start(&[("good.test", &[origin.clone()], ASKS_ALWAYS())]);
+    setting.engine.manifest(&by("good.test/p/app", None), &"v1".parse().unwrap()).await.unwrap();
+    origin.change("p/app", |repository| repository.readers = Readers::Only(vec![credential("bob")]));
+    let rest = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let pieces = [layer.slice(..100_000), layer.slice(100_000..)].map(support::Piece::Bytes);
+    let [first, second] = pieces;
+    origin.body(digest, Some(200_000), vec![first, support::Piece::Wait(rest.clone()), second]);
+    // Anonymous first, for it was public a moment ago; then as Bob.
+    let bob = setting.engine.blob(&by("good.test/p/app", Some("bob")), &digest).await.expect("bob may");
+    for (user, kind) in [(None, FailureKind::Unauthorized), (Some("ann"), FailureKind::Denied)] {
+        let request = by("good.test/p/app", user);
+        let error = setting.engine.blob(&request, &digest).await.map(drop).expect_err("a fill of bob's");
+        assert_eq!(error.kind, kind);
+        let error = setting.engine.head_blob(&request, &digest).await.expect_err("a fill of bob's");
+        assert_eq!(error.kind, kind);
+    }
+    rest.add_permits(10);
+    assert!(read(bob).await.unwrap() == layer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_goes_on_without_its_client_and_ends_with_the_engine() {
+    let origin = Origin::new("origin");
+    origin.repository("a/b", Readers::Anyone);
+    let layer = content(b'l', 200_000);
+    let digest = origin.blob("a/b", &layer);
+    let setting = start(&[("good.test", &[origin.clone()], Rules::default())]);
+    let request = by("good.test/a/b", None);
+    let gate = origin.gate();
+    let client = {
+        let (engine, request) = (setting.engine.clone(), request.clone());
+        tokio::spawn(async move { engine.blob(&request, &digest).await.map(drop) })
+    };
+    until("the right is asked for", || origin.calls("head_blob") == 1).await;
+    client.abort();
+    assert!(client.await.is_err());
+    // The question has its answer all the same, for the next.
+    gate.add_permits(1);
+    let client = {
+        let (engine, request) = (setting.engine.clone(), request.clone());
+        tokio::spawn(async move { engine.blob(&request, &digest).await.map(drop) })
+    };
+    until("the fill begins", || origin.calls("blob") == 1).await;
+    client.abort();
+    assert!(client.await.is_err());
+    gate.add_permits(100);
+    let path = setting.store.root().join("blobs/sha256").join(digest.hex());
+    until("the blob is kept", || path.exists()).await;
+    assert_eq!((origin.calls("head_blob"), origin.calls("blob")), (1, 1));
+
+    let other = origin.blob("a/b", &content(b'o', 200_000));
+    let never = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    origin.body(other, Some(200_000), vec![support::Piece::Wait(never)]);
+    let reply = setting.engine.blob(&request, &other).await.unwrap();
+    let reading = tokio::spawn(read(reply));
+    tokio::time::timeout(support::SOON, setting.engine.shutdown()).await.expect("it does not end");
+    let error = reading.await.unwrap().map(|bytes| bytes.len()).expect_err("no more can come");
+    assert_eq!(error.kind, FailureKind::Unavailable);
+    assert_eq!(std::fs::read_dir(setting.store.root().join("ingest")).unwrap().count(), 0);
+    let error = setting.engine.blob(&request, &other).await.map(drop).expect_err("it has ended");
+    assert_eq!(error.kind, FailureKind::Unavailable);
+}
