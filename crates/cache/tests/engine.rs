@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use cache::{Authority, DocumentQuery, FailureKind, Freshness, Outcome, Rules};
+use cache::{Authority, DocumentQuery, EngineSettings, FailureKind, Freshness, Outcome, Rules};
 use oci::Reference;
 use support::{Origin, Readers, by, content, credential, read, start, until};
 
@@ -300,4 +300,47 @@ async fn a_fill_goes_on_without_its_client_and_ends_with_the_engine() {
     assert_eq!(std::fs::read_dir(setting.store.root().join("ingest")).unwrap().count(), 0);
     let error = setting.engine.blob(&request, &other).await.map(drop).expect_err("it has ended");
     assert_eq!(error.kind, FailureKind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_was_lost_is_lost_through_an_outage_too() {
+    let origin = for_ann_and_bob();
+    let layer = content(b'l', 200_000);
+    let digest = origin.blob("p/app", &layer);
+    let settings = EngineSettings { grant_for: Duration::ZERO, ..EngineSettings::default() };
+    let setting = support::start_with(&[("good.test", &[origin.clone()], Rules::default())], settings, |store| {
+        std::sync::Arc::new(store)
+    });
+    let (ann, bob) = (by("good.test/p/app", Some("ann")), by("good.test/p/app", Some("bob")));
+    let tag = "v1".parse().unwrap();
+    let manifest = Reference::Digest(setting.engine.manifest(&ann, &tag).await.unwrap().digest);
+    assert!(setting.fetch(&ann, &digest).await.unwrap() == layer);
+    setting.engine.manifest(&bob, &tag).await.unwrap();
+    until("the blob is kept", || {
+        setting.store.root().join("repositories/good.test/p/app/_blobs/sha256").join(digest.hex()).exists()
+    })
+    .await;
+    origin.change("p/app", |repository| repository.readers = Readers::Only(vec![credential("bob")]));
+    let unknown = by("good.test/p/app", Some("eve"));
+    let nobody = by("good.test/p/app", None);
+    for outage in [false, true] {
+        if outage {
+            origin.fail(Some(|_| Some(FailureKind::Unavailable)));
+        }
+        for request in [&ann, &unknown, &nobody] {
+            let engine = &setting.engine;
+            for reference in [&tag, &manifest] {
+                engine.manifest(request, reference).await.map(|reply| reply.digest).expect_err("without a right");
+            }
+            engine.blob(request, &digest).await.map(drop).expect_err("without a right");
+            engine.head_blob(request, &digest).await.expect_err("without a right");
+            let tags = DocumentQuery::Tags { n: None, last: None };
+            engine.document(request, &tags).await.map(drop).expect_err("without a right");
+        }
+        for reference in [&tag, &manifest] {
+            setting.engine.manifest(&bob, reference).await.expect("with a right");
+        }
+        assert!(setting.fetch(&bob, &digest).await.expect("with a right") == layer);
+        setting.engine.head_blob(&bob, &digest).await.expect("with a right");
+    }
 }

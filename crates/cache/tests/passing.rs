@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache::{Blob, Content, DiskStore, FailureKind, Ingest, Record, Rules, ScrubReport, Store, StoreError, Usage};
+use cache::{
+    Blob, Content, DiskStore, EngineSettings, FailureKind, Ingest, Record, Rules, ScrubReport, Store, StoreError, Usage,
+};
 use oci::Digest;
 use support::{Origin, Piece, Readers, Setting, by, content, give, read, rest, spoilt, start_with, until};
 use tokio::sync::Semaphore;
@@ -101,8 +103,9 @@ impl Store for Failing {
 fn start(sources: &[Arc<Origin>], broken: Broken) -> (Setting, Arc<Broken>) {
     let broken = Arc::new(broken);
     let held = broken.clone();
-    let setting =
-        start_with(&[("good.test", sources, Rules::default())], 1 << 30, |store| Arc::new(Failing(store, held)));
+    let setting = start_with(&[("good.test", sources, Rules::default())], EngineSettings::default(), |store| {
+        Arc::new(Failing(store, held))
+    });
     (setting, broken)
 }
 

@@ -285,13 +285,13 @@ pub struct Setting {
 }
 
 pub fn start(registries: &[(&str, &[Arc<Origin>], Rules)]) -> Setting {
-    start_with(registries, 1 << 30, |store| Arc::new(store))
+    start_with(registries, EngineSettings::default(), |store| Arc::new(store))
 }
 
-/// As [`start`], with a budget, and something around the store.
+/// As [`start`], with settings, and something around the store.
 pub fn start_with(
     registries: &[(&str, &[Arc<Origin>], Rules)],
-    budget: u64,
+    settings: EngineSettings,
     around: impl FnOnce(Arc<DiskStore>) -> Arc<dyn Store>,
 ) -> Setting {
     let folder = tempfile::tempdir().unwrap();
@@ -301,10 +301,10 @@ pub fn start_with(
         ((*registry).to_owned(), Arc::new(upstream))
     });
     let store =
-        DiskStore::open(StoreSettings { root: folder.path().to_owned(), budget: Budget::Bytes(budget) }).unwrap();
+        DiskStore::open(StoreSettings { root: folder.path().to_owned(), budget: Budget::Bytes(1 << 30) }).unwrap();
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     let upstreams = Arc::new(Directory(upstreams.collect()));
-    let engine = Engine::start(around(store.clone()), upstreams, EngineSettings::default(), metrics);
+    let engine = Engine::start(around(store.clone()), upstreams, settings, metrics);
     Setting { engine, store, folder }
 }
 
