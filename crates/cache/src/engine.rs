@@ -321,7 +321,6 @@ impl Inner {
             self.store.protect(self.pinned().await);
             match self.store.evict().await {
                 Ok((blobs, bytes)) => {
-                    self.metrics.evicted(blobs, bytes);
                     if blobs > 0 {
                         tracing::info!(blobs, bytes, "evicted what was used longest ago");
                     }
@@ -366,6 +365,13 @@ impl Inner {
                 }
                 Err(error) => tracing::warn!(%error, "the store cannot be scrubbed"),
             }
+        }
+    }
+
+    /// Protects what a manifest that just came in names, if its repository has a pinned image.
+    pub(crate) async fn protect_pins_of(self: &Arc<Self>, name: &Name) {
+        if self.settings.pins.iter().any(|(pinned, _)| pinned == name) {
+            self.store.protect(self.pinned().await);
         }
     }
 

@@ -80,7 +80,9 @@ impl Inner {
             self.admit(&request.name, digest, &media_type, &bytes).await;
             return Ok(ManifestReply { bytes, media_type, digest, warning: None, outcome: Outcome::Revalidated });
         }
-        self.fetch(upstream, request, &reference).await
+        let reply = self.fetch(upstream, request, &reference).await?;
+        self.protect_pins_of(&request.name).await;
+        Ok(reply)
     }
 
     async fn manifest_by_tag(
@@ -152,11 +154,13 @@ impl Inner {
                     self.media_type_of(name, &digest).await.or(head.media_type).unwrap_or(MediaType::OCI_MANIFEST);
                 self.admit(name, digest, &media_type, &bytes).await;
                 self.tags.put(name, tag, digest).await;
+                self.protect_pins_of(name).await;
                 return Ok(ManifestReply { bytes, media_type, digest, warning: None, outcome: Outcome::Revalidated });
             }
         }
         let reply = self.fetch(upstream, request, &reference).await?;
         self.tags.put(name, tag, reply.digest).await;
+        self.protect_pins_of(name).await;
         Ok(reply)
     }
 

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -26,6 +26,8 @@ struct Counters {
     store_budget: Gauge,
     evictions: Counter,
     evicted_bytes: Counter,
+    /// What of the store's own counts is in these.
+    evictions_seen: Mutex<(u64, u64)>,
     quarantined: Counter,
     grants: Family<AccessLabels, Counter>,
     stale: Counter,
@@ -152,16 +154,16 @@ impl Metrics {
         self.0.store_errors.get_or_create(&StoreErrorLabels { errno: error.label() }).inc();
     }
 
-    pub(crate) fn evicted(&self, blobs: u64, bytes: u64) {
-        self.0.evictions.inc_by(blobs);
-        self.0.evicted_bytes.inc_by(bytes);
-    }
-
     pub(crate) fn quarantined(&self, blobs: u64) {
         self.0.quarantined.inc_by(blobs);
     }
 
     pub(crate) fn usage(&self, usage: crate::store::Usage) {
+        let mut seen = self.0.evictions_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.evictions.inc_by(usage.evictions.saturating_sub(seen.0));
+        self.0.evicted_bytes.inc_by(usage.evicted.saturating_sub(seen.1));
+        *seen = (usage.evictions.max(seen.0), usage.evicted.max(seen.1));
+        drop(seen);
         self.0.store_bytes.set(usage.bytes.min(i64::MAX as u64) as i64);
         self.0.store_budget.set(usage.budget.min(i64::MAX as u64) as i64);
     }

@@ -50,7 +50,11 @@ pub struct DiskStore {
     arrived: Mutex<Option<HashSet<Digest>>>,
     pressure: Notify,
     files: Files,
+    pub(super) evictions: AtomicU64,
+    pub(super) evicted: AtomicU64,
     next_ingest: AtomicU64,
+    /// Held while a blob gets its name.
+    pub(super) renaming: Mutex<()>,
     pub(super) filling: Mutex<HashMap<Digest, usize>>,
     pub(super) protected: Mutex<Arc<HashSet<Digest>>>,
 }
@@ -156,7 +160,10 @@ impl DiskStore {
                 recent: moka::sync::Cache::builder().max_capacity((descriptors / 8).min(512)).build(),
                 known: Mutex::new(HashMap::new()),
             },
+            evictions: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
             next_ingest: AtomicU64::new(0),
+            renaming: Mutex::default(),
             filling: Mutex::new(HashMap::new()),
             protected: Mutex::default(),
         }))
@@ -352,7 +359,7 @@ impl DiskStore {
 
     fn begin(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Result<DiskIngest, StoreError> {
         if let Some(size) = size {
-            let Usage { bytes, budget } = self.usage();
+            let Usage { bytes, budget, .. } = self.usage();
             if size > budget {
                 return Err(StoreError::TooLarge { size, budget });
             }
@@ -461,7 +468,7 @@ impl Store for Arc<DiskStore> {
             tracing::warn!(%error, "the store's blobs cannot be counted");
         }
         loop {
-            let Usage { bytes, budget } = self.usage();
+            let Usage { bytes, budget, .. } = self.usage();
             if bytes > budget {
                 return;
             }
@@ -472,7 +479,7 @@ impl Store for Arc<DiskStore> {
     async fn evict(&self) -> Result<(u64, u64), StoreError> {
         let store = self.clone();
         blocking(move || {
-            let Usage { bytes, budget } = store.usage();
+            let Usage { bytes, budget, .. } = store.usage();
             if bytes > budget { store.evict_until(low_water(budget)) } else { Ok((0, 0)) }
         })
         .await
@@ -488,7 +495,12 @@ impl Store for Arc<DiskStore> {
     }
 
     fn usage(&self) -> Usage {
-        Usage { bytes: self.used.load(Ordering::Relaxed), budget: self.budget_bytes() }
+        Usage {
+            bytes: self.used.load(Ordering::Relaxed),
+            budget: self.budget_bytes(),
+            evictions: self.evictions.load(Ordering::Relaxed),
+            evicted: self.evicted.load(Ordering::Relaxed),
+        }
     }
 
     fn check(&self) -> Result<(), StoreError> {

@@ -1,4 +1,5 @@
 use std::collections::BinaryHeap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use oci::Digest;
@@ -46,6 +47,8 @@ impl DiskStore {
                 if self.remove(&candidate.digest) {
                     tracing::debug!(digest = %candidate.digest, size = candidate.size, "evicted");
                     self.release(candidate.size);
+                    self.evictions.fetch_add(1, Ordering::Relaxed);
+                    self.evicted.fetch_add(candidate.size, Ordering::Relaxed);
                     blobs += 1;
                     bytes += candidate.size;
                     progress = true;

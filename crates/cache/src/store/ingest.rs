@@ -1,7 +1,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -49,30 +49,42 @@ impl DiskIngest {
         })
     }
 
-    fn commit_as(&self, size: u64) -> io::Result<File> {
+    /// Gives the verified file its name; returns it as the blob, and how many bytes it replaced.
+    fn commit_as(&self, size: u64) -> io::Result<(File, u64)> {
         self.file.set_len(size)?;
         seal::apply(&self.file, &self.digest, size)?;
         self.file.sync_all()?;
         let target = self.store.blob_path(&self.digest);
-        self.store.arriving(&self.digest);
-        if let Err(error) = fs::rename(&self.path, &target) {
-            // The folder may have been deleted meanwhile; or something else has the blob's name.
-            if target.is_dir() {
-                fs::remove_dir_all(&target)?;
-            } else if self.store.layout.restore().is_err() {
-                return Err(error);
-            }
-            fs::rename(&self.path, &target)?;
-        }
+        let replaced = self.rename_to(&target)?;
         let folder = target.parent().expect("a blob lies in a folder");
-        // What is not certain to be there after a power failure is not there.
-        File::open(folder).and_then(|folder| folder.sync_all()).inspect_err(|_| drop(fs::remove_file(&target)))?;
+        File::open(folder).and_then(|folder| folder.sync_all()).inspect_err(|_| {
+            // What is not certain to be there after a power failure is not there.
+            let _ = fs::remove_file(&target);
+            self.store.release(replaced);
+        })?;
         let (file, _) = self
             .store
             .open_file(&self.digest)
             .map_err(io::Error::other)?
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        Ok(file)
+        Ok((file, replaced))
+    }
+
+    /// Two repositories may fill one blob at once: the later one takes the place of the earlier one, whose size is returned.
+    fn rename_to(&self, target: &Path) -> io::Result<u64> {
+        self.store.arriving(&self.digest);
+        let _one_at_a_time = self.store.renaming.lock().unwrap_or_else(PoisonError::into_inner);
+        let replaced = fs::symlink_metadata(target).map_or(0, |meta| meta.len());
+        if let Err(error) = fs::rename(&self.path, target) {
+            // The folder may have been deleted meanwhile; or something else has the blob's name.
+            if target.is_dir() {
+                fs::remove_dir_all(target)?;
+            } else if self.store.layout.restore().is_err() {
+                return Err(error);
+            }
+            fs::rename(&self.path, target)?;
+        }
+        Ok(replaced)
     }
 }
 
@@ -91,9 +103,7 @@ impl Ingest for DiskIngest {
     }
 
     fn commit(&self, size: u64) -> Result<Blob, StoreError> {
-        // Two repositories may fill one blob at once: the later one gives way.
-        let replaced = fs::symlink_metadata(self.store.blob_path(&self.digest)).map_or(0, |meta| meta.len());
-        let file = self.commit_as(size).map_err(StoreError::io("keeping a blob"))?;
+        let (file, replaced) = self.commit_as(size).map_err(StoreError::io("keeping a blob"))?;
         self.committed.store(true, Ordering::Relaxed);
         self.store.release(self.charged.load(Ordering::Relaxed));
         self.store.release(replaced);

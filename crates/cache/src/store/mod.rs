@@ -86,6 +86,10 @@ pub struct Usage {
     pub bytes: u64,
     /// The budget in bytes.
     pub budget: u64,
+    /// Blobs dropped since the start.
+    pub evictions: u64,
+    /// Their bytes.
+    pub evicted: u64,
 }
 
 /// Why the store could not do something.
