@@ -1,5 +1,9 @@
 //! Whose answer is whose: what the engine gives to one client never depends on what another one may, may not, or claims.
-#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cloned_ref_to_slice_refs,
+    reason = "a test fails where it must, and says what it has"
+)]
 
 mod support;
 

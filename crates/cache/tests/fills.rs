@@ -1,5 +1,9 @@
 //! Fills from sources that send wrong bytes: what readers got, and what they get then.
-#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cloned_ref_to_slice_refs,
+    reason = "a test fails where it must, and says what it has"
+)]
 
 mod support;
 

@@ -1,5 +1,9 @@
 //! Fills whose disk fails: every reader goes on by itself, and gets what it would have got.
-#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cloned_ref_to_slice_refs,
+    reason = "a test fails where it must, and says what it has"
+)]
 
 mod support;
 
