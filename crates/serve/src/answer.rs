@@ -66,10 +66,12 @@ impl Answer {
         let mut quoted = String::with_capacity(text.len() + 8);
         quoted.push_str("299 - \"");
         for c in text.chars().filter(|c| !c.is_control()).take(1000) {
-            if matches!(c, '"' | '\\') {
-                quoted.push('\\');
+            match c {
+                '"' | '\\' => quoted.extend(['\\', c]),
+                // Headers are ASCII.
+                c if c.is_ascii() => quoted.push(c),
+                _ => quoted.push('?'),
             }
-            quoted.push(c);
         }
         quoted.push('"');
         if let Ok(value) = HeaderValue::from_str(&quoted) {
@@ -94,4 +96,35 @@ pub(crate) fn names(header: &HeaderValue, digest: &Digest) -> bool {
             || tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"').and_then(|tag| tag.strip_suffix('"'))
                 == Some(&digest)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_of_the_one_form_allowed() {
+        let mut answer = Answer::new(StatusCode::OK);
+        for (text, value) in [
+            ("it may be out of date", r#"299 - "it may be out of date""#),
+            ("a \"b\" \\ \r\n\u{2026}", r#"299 - "a \"b\" \\ ?""#),
+        ] {
+            answer.warning(text);
+            assert_eq!(answer.headers[header::WARNING], value);
+        }
+        answer.warning(&"x".repeat(10_000));
+        assert!(answer.headers[header::WARNING].len() <= 4096);
+    }
+
+    #[test]
+    fn entity_tags() {
+        let digest = Digest::sha256(b"");
+        let named = |text: &str| names(&HeaderValue::from_str(text).unwrap(), &digest);
+        for text in [format!("\"{digest}\""), format!("W/\"{digest}\""), format!("\"a\" , \"{digest}\""), "*".into()] {
+            assert!(named(&text), "{text}");
+        }
+        for text in [digest.to_string(), String::new(), "\"".into(), format!("\"{digest}")] {
+            assert!(!named(&text), "{text}");
+        }
+    }
 }

@@ -166,20 +166,43 @@ impl Client {
         name: Name,
         endpoint: Endpoint,
     ) -> Result<Answered, Failure> {
-        let authorization = request.headers().get(header::AUTHORIZATION);
-        if authorization.is_some()
-            && let Some(wait) = self.shared.throttle.wait(self.address.ip(), Instant::now())
-        {
-            return Err(Failure::wait(wait, "too many wrong credentials came from this address"));
-        }
-        let credential = authorization::read(authorization).map_err(|_| {
-            self.refused_credential();
+        let throttle = &self.shared.throttle;
+        let (ip, now) = (self.address.ip(), Instant::now());
+        let wait = |wait| Failure::wait(wait, "too many wrong credentials came from this address");
+        let credential = authorization::read(request.headers().get(header::AUTHORIZATION)).map_err(|_| {
+            if let Some(time) = throttle.wait(ip, now) {
+                return wait(time);
+            }
+            throttle.refused(ip, now);
             let message = "only Basic authorization is read here";
             Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
         })?;
-        let sent = credential.is_some();
         let asked = cache::Request { name, credential };
-        let answered = match endpoint {
+        if let Some(time) = throttle.wait_for(ip, &asked, now) {
+            return Err(wait(time));
+        }
+        let answered = self.found(verb, request, query, &asked, endpoint).await;
+        match &answered {
+            Ok(_) => throttle.accepted(&asked),
+            Err(Failure { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. })
+                if asked.credential.is_some() =>
+            {
+                throttle.refused(ip, Instant::now());
+            }
+            Err(_) => {}
+        }
+        answered
+    }
+
+    async fn found(
+        &self,
+        verb: Verb,
+        request: &http::Request<Incoming>,
+        query: &Query<'_>,
+        asked: &cache::Request,
+        endpoint: Endpoint,
+    ) -> Result<Answered, Failure> {
+        match endpoint {
             Endpoint::Manifest(reference) => self.manifest(request, asked, reference).await,
             Endpoint::Blob(digest) => self.blob(verb, request, asked, digest).await,
             Endpoint::Tags => self.tags(request, asked, query).await,
@@ -187,32 +210,23 @@ impl Client {
                 let page = (!query.rest.is_empty()).then(|| query.rest.clone());
                 let artifact_type = query.artifact_type.as_deref().map(str::to_owned);
                 let list = DocumentQuery::Referrers { digest, artifact_type, page };
-                self.document(request, &asked, query, Kind::Referrers, list).await
+                self.document(request, asked, query, Kind::Referrers, list).await
             }
             Endpoint::Upload => {
                 let message = "there are no uploads here";
                 Err(Failure::new(StatusCode::NOT_FOUND, ErrorCode::BlobUploadUnknown, message))
             }
-        };
-        let wrong = |failure: &Failure| matches!(failure.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        if sent && answered.as_ref().err().is_some_and(wrong) {
-            self.refused_credential();
         }
-        answered
-    }
-
-    fn refused_credential(&self) {
-        self.shared.throttle.refused(self.address.ip(), Instant::now());
     }
 
     async fn manifest(
         &self,
         request: &http::Request<Incoming>,
-        asked: cache::Request,
+        asked: &cache::Request,
         reference: Reference,
     ) -> Result<Answered, Failure> {
         let reply =
-            self.shared.engine.manifest(&asked, &reference).await.map_err(|e| Failure::of(Kind::Manifest, &e))?;
+            self.shared.engine.manifest(asked, &reference).await.map_err(|e| Failure::of(Kind::Manifest, &e))?;
         let keep = match reference {
             Reference::Digest(_) => Keep::Forever,
             Reference::Tag(_) => Keep::Ask,
@@ -231,7 +245,7 @@ impl Client {
                 answer.body = Body::memory(reply.bytes.slice(range.start as usize..range.end as usize));
             }
         }
-        let subject = Some(Subject { name: asked.name, reference, digest: reply.digest });
+        let subject = Some(Subject { name: asked.name.clone(), reference, digest: reply.digest });
         Ok(Answered { answer, kind: Kind::Manifest, outcome: Some(reply.outcome), subject })
     }
 
@@ -239,7 +253,7 @@ impl Client {
         &self,
         verb: Verb,
         request: &http::Request<Incoming>,
-        asked: cache::Request,
+        asked: &cache::Request,
         digest: Digest,
     ) -> Result<Answered, Failure> {
         let engine = &self.shared.engine;
@@ -250,7 +264,7 @@ impl Client {
         let unchanged = unchanged(request, &digest);
         // Both need no byte of the blob, and must not have it fetched.
         let outcome = if verb == Verb::Head || unchanged {
-            let (size, outcome) = engine.head_blob(&asked, &digest).await.map_err(failed)?;
+            let (size, outcome) = engine.head_blob(asked, &digest).await.map_err(failed)?;
             if unchanged {
                 answer.status = StatusCode::NOT_MODIFIED;
             } else {
@@ -260,7 +274,7 @@ impl Client {
             outcome
         } else {
             answer.media_type(&MediaType::OCTET_STREAM);
-            let reply = engine.blob(&asked, &digest).await.map_err(failed)?;
+            let reply = engine.blob(asked, &digest).await.map_err(failed)?;
             match reply.content {
                 Found::Whole(blob) => {
                     if let Some(range) = part(request, &digest, blob.size(), &mut answer)? {
@@ -284,7 +298,7 @@ impl Client {
             }
             reply.outcome
         };
-        let subject = Some(Subject { name: asked.name, reference: Reference::Digest(digest), digest });
+        let subject = Some(Subject { name: asked.name.clone(), reference: Reference::Digest(digest), digest });
         Ok(Answered { answer, kind: Kind::Blob, outcome: Some(outcome), subject })
     }
 
@@ -301,18 +315,18 @@ impl Client {
     async fn tags(
         &self,
         request: &http::Request<Incoming>,
-        asked: cache::Request,
+        asked: &cache::Request,
         query: &Query<'_>,
     ) -> Result<Answered, Failure> {
         let n = query.n.as_deref().map(count).transpose()?;
         let last = query.last.as_deref().map(str::to_owned);
         if n != Some(0) {
             let list = DocumentQuery::Tags { n, last };
-            return self.document(request, &asked, query, Kind::Tags, list).await;
+            return self.document(request, asked, query, Kind::Tags, list).await;
         }
         // Nobody needs to be asked for no tags, but for whether the repository is there and the client may see it.
         let list = DocumentQuery::Tags { n: Some(1), last: None };
-        let mut answered = self.document(request, &asked, query, Kind::Tags, list).await?;
+        let mut answered = self.document(request, asked, query, Kind::Tags, list).await?;
         let body = format!("{{\"name\":\"{}\",\"tags\":[]}}", asked.name.repository);
         answered.answer.headers.remove(header::LINK);
         answered.answer.header(header::CONTENT_LENGTH, body.len().into());

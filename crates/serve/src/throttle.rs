@@ -1,15 +1,26 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use cache::Request;
+
 /// Most addresses that are remembered. At 64 bytes each, the table stays below 1 MiB.
 const ADDRESSES: usize = 8192;
 
-/// Slows down who tries credentials: each address has a bucket of refusals that fills by one a second.
+/// Most credentials that are remembered as accepted.
+const ACCEPTED: usize = 8192;
+
+/// Slows down who tries credentials: each address has a bucket of refusals that fills by one a second. Many clients may share an
+/// address, so who was accepted before does not wait for those who guess.
 pub(crate) struct Throttle {
     burst: u32,
+    /// Fingerprints of credentials with the repositories that they were accepted for: where anybody is accepted, a guess is
+    /// no less a guess elsewhere.
+    accepted: Mutex<HashSet<u64>>,
+    keys: RandomState,
     known: AtomicUsize,
     buckets: Mutex<HashMap<IpAddr, Bucket>>,
 }
@@ -28,7 +39,13 @@ impl Bucket {
 
 impl Throttle {
     pub(crate) fn new(burst: u32) -> Throttle {
-        Throttle { burst, known: AtomicUsize::new(0), buckets: Mutex::default() }
+        Throttle {
+            burst,
+            accepted: Mutex::default(),
+            keys: RandomState::new(),
+            known: AtomicUsize::new(0),
+            buckets: Mutex::default(),
+        }
     }
 
     /// How long an address has to wait before its next credential is looked at.
@@ -39,6 +56,26 @@ impl Throttle {
         let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let over = buckets.get(&whose(address))?.spent(now) + 1.0 - f64::from(self.burst);
         (over > 0.0).then(|| Duration::from_secs_f64(over))
+    }
+
+    /// As [`Throttle::wait`], for a request that can be read.
+    pub(crate) fn wait_for(&self, address: IpAddr, request: &Request, now: Instant) -> Option<Duration> {
+        let credential = request.credential.as_ref()?;
+        let wait = self.wait(address, now)?;
+        let fingerprint = self.keys.hash_one((credential, &request.name));
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).contains(&fingerprint);
+        (!accepted).then_some(wait)
+    }
+
+    /// The credential of a request was good for it.
+    pub(crate) fn accepted(&self, request: &Request) {
+        let Some(credential) = &request.credential else { return };
+        let fingerprint = self.keys.hash_one((credential, &request.name));
+        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        if accepted.len() >= ACCEPTED && !accepted.contains(&fingerprint) {
+            accepted.clear();
+        }
+        accepted.insert(fingerprint);
     }
 
     /// An address sent a credential that was refused.
@@ -85,6 +122,24 @@ mod tests {
         assert_eq!(throttle.wait(guesser, start + Duration::from_secs(1)), None);
         throttle.refused(guesser, start + Duration::from_secs(1));
         assert!(throttle.wait(guesser, start + Duration::from_secs(1)).is_some());
+    }
+
+    #[test]
+    fn who_was_accepted_does_not_wait_for_those_who_guess() {
+        let (throttle, now) = (Throttle::new(1), Instant::now());
+        let address: IpAddr = "127.0.0.1".parse().unwrap();
+        let request = |name: &str, password: &str| Request {
+            name: oci::Name::parse(name).unwrap(),
+            credential: Some(cache::Credential::new("me", password)),
+        };
+        let (good, guess) = (request("a.test/private", "right"), request("a.test/private", "guess"));
+        throttle.accepted(&good);
+        // Anybody may have the public one.
+        throttle.accepted(&request("a.test/public", "guess"));
+        throttle.refused(address, now);
+        assert_eq!(throttle.wait_for(address, &good, now), None);
+        assert!(throttle.wait_for(address, &guess, now).is_some());
+        assert_eq!(throttle.wait_for(address, &Request { credential: None, ..guess }, now), None);
     }
 
     #[test]

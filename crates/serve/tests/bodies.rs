@@ -88,6 +88,22 @@ fn a_file_that_shrinks_closes_the_connection_short() {
     assert_eq!(fixture.connect().get("/v2/", &[]).status, 200);
 }
 
+#[test]
+fn files_that_are_not_in_memory_are_exact() {
+    let fixture = Fixture::new();
+    let bytes = noise(8 << 20);
+    let digest = fixture.origin.blob(bytes.clone());
+    fixture.keep(&digest);
+    let file = std::fs::File::open(find(&fixture.store, bytes.len() as u64)).unwrap();
+    file.sync_all().unwrap();
+    let mut client = fixture.connect();
+    for _ in 0..3 {
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let reply = client.get(&format!("/v2/reg.test/a/b/blobs/{digest}"), &[]);
+        assert!(reply.complete && reply.body == bytes);
+    }
+}
+
 fn find(folder: &std::path::Path, size: u64) -> std::path::PathBuf {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

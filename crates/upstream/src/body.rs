@@ -15,6 +15,9 @@ use crate::limit::Bucket;
 use crate::metrics::UpstreamMetrics;
 use crate::settings::MinimumRate;
 
+/// What is collected at a time of a body whose length is not known, in bytes.
+const PIECE: usize = 64 * 1024;
+
 /// An answer's body: hyper's frames handed on as they come, with deadlines, the upstream's bandwidth limit and its count.
 /// Holds the request's place among those at a time until it ends.
 pub(crate) struct Body {
@@ -63,16 +66,29 @@ impl Body {
         if announced == Some(first.len() as u64) {
             return Ok(first);
         }
-        let mut whole = BytesMut::with_capacity(announced.unwrap_or(first.len() as u64) as usize);
+        // Whose length nobody said is collected in pieces: a buffer that grows is copied, and held twice, at every step.
+        let mut pieces = vec![BytesMut::with_capacity(announced.map_or(PIECE, |length| length as usize))];
+        let mut length = 0;
         let mut next = Some(first);
-        while let Some(chunk) = next {
-            if whole.len() + chunk.len() > limit {
+        while let Some(mut chunk) = next {
+            length += chunk.len();
+            if length > limit {
                 return Err(self.fail(Failure::invalid(format!("the answer is longer than {limit} bytes"))));
             }
-            whole.extend_from_slice(&chunk);
+            while !chunk.is_empty() {
+                let piece = match pieces.last_mut() {
+                    Some(last) if last.len() < last.capacity() => last,
+                    _ => pieces.push_mut(BytesMut::with_capacity(PIECE)),
+                };
+                let room = chunk.len().min(piece.capacity() - piece.len());
+                piece.extend_from_slice(&chunk.split_to(room));
+            }
             next = self.next().await.transpose()?;
         }
-        Ok(whole.freeze())
+        match pieces.pop() {
+            Some(only) if pieces.is_empty() => Ok(only.freeze()),
+            last => Ok(pieces.into_iter().chain(last).collect::<Vec<_>>().concat().into()),
+        }
     }
 
     fn fail(&self, failure: Failure) -> SourceError {
