@@ -96,7 +96,7 @@ impl Inner {
         let last = self.tags.get(name, tag).await;
         if known.is_some()
             && let Some(last) = &last
-            && last.is_fresh(upstream.rules.freshness_of(&name.repository, tag))
+            && last.is_fresh(upstream.freshness_of(&name.repository, tag))
             && let Some(stored) = self.stored_manifest(name, &last.digest).await
         {
             return Ok(stored.reply(last.digest, Outcome::Hit));

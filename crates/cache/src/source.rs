@@ -5,10 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
-use oci::{Digest, MediaType, Name, Reference, Registry};
+use oci::{Digest, MediaType, Name, Reference, Registry, Repository, Tag};
 
 use crate::credential::Authority;
-use crate::rules::Rules;
+use crate::rules::{Freshness, Rules};
 
 /// One place that content comes from: an endpoint of an upstream, the registry role, a peer.
 ///
@@ -18,6 +18,11 @@ use crate::rules::Rules;
 pub trait Source: Send + Sync + 'static {
     /// A short, stable name for logs and metrics, such as `registry-1.docker.io`.
     fn label(&self) -> &str;
+
+    /// Whether little is left of what the source allows, as it said itself, so that it should be asked less.
+    fn is_scarce(&self) -> bool {
+        false
+    }
 
     /// Asks what a reference is now (HEAD). Costs nothing in Docker Hub's account of pulls.
     async fn head_manifest(&self, ask: &Ask, reference: &Reference) -> Result<ManifestHead, SourceError>;
@@ -177,6 +182,22 @@ pub struct Upstream {
     pub sources: Vec<Arc<dyn Source>>,
     /// How its content is kept and who may have it.
     pub rules: Rules,
+}
+
+/// How long a tag's answer is good at least while little is left of what the source allows. Docker Hub counts in windows of
+/// six hours: a tag costs six questions in each then.
+const WHILE_SCARCE: Duration = Duration::from_secs(3600);
+
+impl Upstream {
+    /// How long a tag's answer is good now: as the rules say, and longer while the source that is asked first is scarce.
+    pub fn freshness_of(&self, repository: &Repository, tag: &Tag) -> Freshness {
+        match self.rules.freshness_of(repository, tag) {
+            Freshness::For(time) if self.sources.first().is_some_and(|source| source.is_scarce()) => {
+                Freshness::For(time.max(WHILE_SCARCE))
+            }
+            freshness => freshness,
+        }
+    }
 }
 
 /// Finds the upstream of a registry.

@@ -17,6 +17,7 @@ use crate::limit::Limiter;
 use crate::metrics::Metrics;
 use crate::origin::Origin;
 use crate::pause::Pauses;
+use crate::quota::Quota;
 use crate::settings::{Limits, Settings, SettingsError, UpstreamSettings, endpoint_url, host_entry};
 use crate::token::Tokens;
 use crate::trust::{Authorities, Trust};
@@ -204,6 +205,7 @@ fn shared(
         token_hosts: upstream.token_hosts.iter().filter_map(|host| host_entry(host)).collect(),
         tokens: Tokens::default(),
         pauses: Pauses::default(),
+        quota: Quota::default(),
     })
 }
 

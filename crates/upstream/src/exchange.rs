@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::limit::Limiter;
 use crate::metrics::UpstreamMetrics;
 use crate::pause::{Pauses, retry_after};
+use crate::quota::Quota;
 use crate::redirect;
 use crate::settings::{Deadlines, RetrySettings};
 use crate::token::Tokens;
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) token_hosts: Vec<(String, Option<u16>)>,
     pub(crate) tokens: Tokens,
     pub(crate) pauses: Pauses,
+    pub(crate) quota: Quota,
 }
 
 /// One request, as far as endpoints do not differ.
@@ -105,6 +107,11 @@ impl Exchange {
         &self.shared.metrics
     }
 
+    /// Whether few pulls are left of those that the upstream allows.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.shared.quota.is_scarce()
+    }
+
     /// The body of an answer.
     pub(crate) fn body(&self, answer: Answer) -> Body {
         let Shared { deadlines, limiter, metrics, .. } = &*self.shared;
@@ -143,7 +150,13 @@ impl Exchange {
             self.shared.limiter.turn().await?;
             let admission = self.breaker.admit()?;
             let last = left == 0 || admission.is_probe();
-            let failure = match self.authorized(repository, authority, call).await {
+            let outcome = self.authorized(repository, authority, call).await;
+            if let Ok(Reply { response, redirected: false }) = &outcome
+                && !matches!(authority, Authority::Client(_))
+            {
+                self.shared.quota.note(&self.label, response.headers());
+            }
+            let failure = match outcome {
                 Ok(reply) if reply.response.status() == StatusCode::TOO_MANY_REQUESTS => {
                     admission.well();
                     let wait = retry_after(reply.response.headers(), SystemTime::now());

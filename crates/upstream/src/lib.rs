@@ -28,6 +28,7 @@ mod limit;
 mod metrics;
 mod origin;
 mod pause;
+mod quota;
 mod realm;
 mod redirect;
 mod settings;

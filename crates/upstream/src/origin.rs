@@ -94,6 +94,10 @@ impl Source for Origin {
         self.exchange.label()
     }
 
+    fn is_scarce(&self) -> bool {
+        self.exchange.is_scarce()
+    }
+
     async fn head_manifest(&self, ask: &Ask, reference: &Reference) -> Result<ManifestHead, SourceError> {
         self.try_head_manifest(ask, reference).await.map_err(|failure| self.fail(failure))
     }
