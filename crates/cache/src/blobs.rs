@@ -158,6 +158,11 @@ impl Inner {
                     let refused = error.kind == FailureKind::NotFound || is_for_another(error.kind);
                     let others = joined && filling.ask().authority != ask.authority;
                     if !(refused && others && attempt < ATTEMPTS) {
+                        if upstream.rules.shared
+                            && matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied)
+                        {
+                            self.metrics.access("own_refused");
+                        }
                         if error.kind == FailureKind::Unauthorized {
                             self.access.forget(&ask.name, &ask.authority).await;
                             if ask.authority != Authority::Anonymous {

@@ -188,7 +188,10 @@ impl Inner {
         let known = self.access.known(upstream, request).await;
         if let Some(authority) = &known {
             match self.each_source(upstream, name, authority.clone(), &call).await {
-                Err(error) if upstream.rules.shared && error.kind == FailureKind::Unauthorized => {
+                Err(error)
+                    if upstream.rules.shared
+                        && matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied) =>
+                {
                     self.metrics.access("own_refused");
                     let reason = "the origin refused the credential that is configured for this upstream";
                     return Err(SourceError::new(FailureKind::Denied, error.source_label, reason));
