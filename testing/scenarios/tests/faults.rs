@@ -1,4 +1,5 @@
 //! What comes of an upstream that sends wrong bytes or heads, fails, or is not there.
+#![allow(clippy::unwrap_used, reason = "a test fails where it must, and says what it has")]
 
 use std::path::Path;
 use std::time::Duration;
