@@ -155,6 +155,7 @@ fn serve_settings(config: &Config) -> ServeSettings {
     ServeSettings {
         tls: config.tls.as_ref().map(files),
         unqualified: config.unqualified.clone(),
+        login: config.access.login,
         limits: config.limits.clone(),
         ..ServeSettings::new(config.listen)
     }

@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<cache::Engine>,
     pub(crate) metrics: Metrics,
     pub(crate) unqualified: Option<Registry>,
+    pub(crate) login: bool,
     pub(crate) challenge: HeaderValue,
     pub(crate) throttle: Throttle,
 }
@@ -135,6 +136,12 @@ impl Client {
             return self.failed(kind, None, &failure);
         }
         let (name, endpoint) = match route {
+            Route::Ping if self.shared.login && !request.headers().contains_key(header::AUTHORIZATION) => {
+                // No refusal: clients begin with this, to learn what to send.
+                let message = "credentials for an image are those of its registry";
+                let failure = Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message);
+                return Answered::plain(kind, failure.answer(&self.shared.challenge));
+            }
             Route::Ping => return Answered::plain(kind, ping()),
             Route::Catalog => {
                 let message = "there is no catalog: ask the registries themselves";

@@ -13,6 +13,8 @@ pub struct ServeSettings {
     pub tls: Option<TlsFiles>,
     /// The registry of names that have none, as Docker's `registry-mirrors` sends them.
     pub unqualified: Option<Registry>,
+    /// `/v2/` asks for credentials. Many clients send theirs only where it does.
+    pub login: bool,
     /// The realm of the Basic challenge.
     pub realm: String,
     /// What clients may use up.
@@ -22,7 +24,14 @@ pub struct ServeSettings {
 impl ServeSettings {
     /// Plain HTTP on `addr`, with the usual limits.
     pub fn new(addr: SocketAddr) -> ServeSettings {
-        ServeSettings { addr, tls: None, unqualified: None, realm: "larder".to_owned(), limits: Limits::default() }
+        ServeSettings {
+            addr,
+            tls: None,
+            unqualified: None,
+            login: false,
+            realm: "larder".to_owned(),
+            limits: Limits::default(),
+        }
     }
 }
 
