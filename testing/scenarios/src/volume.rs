@@ -63,7 +63,7 @@ impl Volume {
     /// # Errors
     /// The file cannot be written.
     pub fn fill_but(&self, left: u64) -> anyhow::Result<()> {
-        let stat = rustix::fs::statvfs(&self.path())?;
+        let stat = rustix::fs::statvfs(self.path())?;
         let free = (stat.f_bavail * stat.f_frsize).saturating_sub(left);
         let file = fs::File::create(self.path().join("ballast"))?;
         Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free)?)

@@ -184,8 +184,7 @@ async fn only_listed_upstreams_are_asked_where_that_is_the_rule() -> anyhow::Res
     up.image("a", "1", &[1000], 1);
     let dir = tempfile::tempdir()?;
     let hosts = with_hosts("127.0.0.1 up.test.evil.example evil.example evilup.test sub.up.test\n", &dir)?;
-    let larder =
-        Larder::in_front_of("up.test", &up).config("unlisted = false").wrapped(&words(&hosts)).start()?;
+    let larder = Larder::in_front_of("up.test", &up).config("unlisted = false").wrapped(&words(&hosts)).start()?;
     let port = trap.port();
     for name in [
         format!("evil.example:{port}"),
@@ -216,8 +215,7 @@ async fn a_name_that_resolves_to_this_network_is_refused_unless_an_upstream_name
                  ::ffff:127.0.0.1 mapped.example\n10.1.2.3 private.example\n169.254.169.254 metadata.example\n";
     let hosts = with_hosts(lines, &dir)?;
     let endpoint = format!("http://up.example:{}", up.addr().port());
-    let larder =
-        Larder::builder().upstream("named.example", &[&endpoint], "").wrapped(&words(&hosts)).start()?;
+    let larder = Larder::builder().upstream("named.example", &[&endpoint], "").wrapped(&words(&hosts)).start()?;
     for name in [
         format!("four.example:{}", four.port()),
         format!("mapped.example:{}", four.port()),
@@ -248,10 +246,8 @@ async fn credentials_go_to_no_token_service_that_is_not_the_registrys_own() -> a
     up.account("alice", "secret", &["a"]);
     let dir = tempfile::tempdir()?;
     let hosts = with_hosts("127.0.0.1 evil.example\n169.254.169.254 metadata.example\n", &dir)?;
-    let larder = Larder::in_front_of("up.test", &up)
-        .config("[limits]\nrefusals = 1000")
-        .wrapped(&words(&hosts))
-        .start()?;
+    let larder =
+        Larder::in_front_of("up.test", &up).config("[limits]\nrefusals = 1000").wrapped(&words(&hosts)).start()?;
     let (own, other) = (up.host(), trap.address);
     let realms = [
         format!("http://{other}/token"),
@@ -360,7 +356,11 @@ async fn a_redirect_takes_no_credential_along() -> anyhow::Result<()> {
             }
         }
         for request in up.log() {
-            assert_eq!(request.header("cookie"), None, "{mode:?}: cookies of clients and servers are nobody's business");
+            assert_eq!(
+                request.header("cookie"),
+                None,
+                "{mode:?}: cookies of clients and servers are nobody's business"
+            );
         }
     }
     Ok(())
@@ -374,9 +374,7 @@ async fn a_credential_does_not_come_back_after_a_detour() -> anyhow::Result<()> 
     up.auth(Auth::Basic);
     up.account("alice", "secret", &["a"]);
     let layer = &image.layers[0];
-    up.rule(
-        Rule::on(Kind::Blob).repo("a").fault(Fault::redirect(&format!("{}/v2/x/blobs/{layer}", detour.url()))),
-    );
+    up.rule(Rule::on(Kind::Blob).repo("a").fault(Fault::redirect(&format!("{}/v2/x/blobs/{layer}", detour.url()))));
     detour.rule(Rule::any().fault(Fault::redirect(&format!("{}/elsewhere", up.url()))));
     let list = format!("redirect_hosts = [{:?}]", detour.host());
     let larder = Larder::builder().upstream("up.test", &[&up.url()], &list).start()?;
@@ -496,9 +494,8 @@ async fn only_good_certificates_are_taken() -> anyhow::Result<()> {
     ] {
         up.image("a", "1", &[1000], 1);
         let url = format!("https://{}", up.host());
-        let config = format!(
-            "[[upstream]]\nregistry = \"up.test\"\n[[upstream.endpoint]]\nurl = {url:?}\nca = {trusted:?}"
-        );
+        let config =
+            format!("[[upstream]]\nregistry = \"up.test\"\n[[upstream.endpoint]]\nurl = {url:?}\nca = {trusted:?}");
         let config = format!("[deadlines]\nconnect = \"1s\"\n{config}");
         let larder = Larder::builder().config(&config).start()?;
         let headers = [("Authorization", &*basic("alice", "secret"))];
@@ -516,10 +513,8 @@ async fn only_good_certificates_are_taken() -> anyhow::Result<()> {
     }
     let up = Upstream::start_tls(Tls::trusted().signed_by(&ca)).await?;
     up.image("a", "1", &[1000], 1);
-    let config = format!(
-        "[[upstream]]\nregistry = \"up.test\"\n[[upstream.endpoint]]\nurl = {:?}\nca = {trusted:?}",
-        up.url()
-    );
+    let config =
+        format!("[[upstream]]\nregistry = \"up.test\"\n[[upstream.endpoint]]\nurl = {:?}\nca = {trusted:?}", up.url());
     let larder = Larder::builder().config(&config).start()?;
     assert_code(&larder.get("/v2/a/manifests/1?ns=up.test")?, 200, "a good one");
     Ok(())

@@ -1,4 +1,5 @@
 //! Disks that are full, broken, read-only or gone never fail a pull, and nothing wrong is ever served.
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
@@ -283,8 +284,11 @@ async fn a_disk_that_turned_read_only_is_read_and_the_rest_passes_through() {
     }
 }
 
+/// Does something to the first file; the second is another blob's.
+type Damage = fn(&Path, &Path);
+
 /// The ways in which a blob's file can become another one, its times kept where that can be.
-fn damages() -> Vec<(&'static str, fn(&Path, &Path))> {
+fn damages() -> Vec<(&'static str, Damage)> {
     fn writable(path: &Path) -> fs::File {
         fs::File::options().read(true).write(true).open(path).unwrap()
     }

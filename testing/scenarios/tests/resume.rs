@@ -1,4 +1,5 @@
 //! Blobs whose bodies stop in the middle, clients that leave in the middle, and ranges of blobs that are on their way.
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! What a tag is believed to be, and for how long: while it moves, goes away, or may no longer be read.
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
