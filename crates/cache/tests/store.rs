@@ -1,4 +1,5 @@
 //! The disk store at its edge: what it notices, what it refuses, what it drops first, what it leaves behind.
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
 use std::collections::HashSet;
 use std::fs::{self, File, FileTimes};
@@ -107,8 +108,11 @@ async fn a_start_removes_what_was_half_done() {
     assert!(!folder.path().join("ingest.mark").exists());
 }
 
+/// Does something to the first file; the second is another blob's.
+type Damage = fn(&Path, &Path);
+
 /// The ways in which a blob's file can become another one.
-fn damages() -> Vec<(&'static str, fn(&Path, &Path))> {
+fn damages() -> Vec<(&'static str, Damage)> {
     fn reopen(path: &Path) -> File {
         File::options().read(true).write(true).open(path).unwrap()
     }

@@ -1,4 +1,5 @@
 //! Bodies: byte for byte, or visibly short.
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
 mod support;
 

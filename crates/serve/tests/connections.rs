@@ -1,4 +1,5 @@
 //! Connections: what clients may not do to the server, and how it ends.
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What happens when the process has no more file descriptors. In a program of its own, since that concerns all of it.
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
 mod support;
 

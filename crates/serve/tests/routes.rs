@@ -1,4 +1,5 @@
 //! Routes: statuses, headers and codes.
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
 mod support;
 
