@@ -9,6 +9,7 @@ use oci::{Digest, MediaType, Name, Reference, Registry, Repository, Tag};
 
 use crate::credential::Authority;
 use crate::rules::{Freshness, Rules};
+use crate::store::Ingest;
 
 /// One place that content comes from: an endpoint of an upstream, the registry role, a peer.
 ///
@@ -33,9 +34,13 @@ pub trait Source: Send + Sync + 'static {
     /// Asks whether a blob is there (HEAD).
     async fn head_blob(&self, ask: &Ask, digest: &Digest) -> Result<BlobHead, SourceError>;
 
-    /// Starts to fetch a blob from byte `from` to its end. The answer may start at 0 nevertheless, where the source does not
-    /// know Range: [`BlobBody::offset`] tells.
-    async fn blob(&self, ask: &Ask, digest: &Digest, from: u64) -> Result<BlobBody, SourceError>;
+    /// Starts to fetch a blob from byte `from` to before byte `until`, or to its end. The answer may be the whole blob
+    /// nevertheless, where the source does not know Range: [`BlobBody::offset`] tells where it begins, and whoever asked for
+    /// a part stops reading at its end.
+    async fn blob(&self, ask: &Ask, digest: &Digest, from: u64, until: Option<u64>) -> Result<BlobBody, SourceError>;
+
+    /// Says whether the bytes of a blob that this source gave to its end were the right ones.
+    fn settled(&self, _digest: &Digest, _right: bool) {}
 
     /// Fetches a list: tags or referrers, of at most [`Document::LIMIT`] bytes.
     async fn document(&self, ask: &Ask, query: &DocumentQuery) -> Result<Document, SourceError>;
@@ -90,6 +95,8 @@ pub struct BlobBody {
     pub offset: u64,
     /// The bytes. Unverified.
     pub stream: ByteStream,
+    /// Where the source has already put what the stream gives, and will put the rest: the file of the fill then.
+    pub placed: Option<Arc<dyn Ingest>>,
 }
 
 /// A list that an upstream keeps for a repository.

@@ -58,6 +58,15 @@ pub(crate) struct Call {
     pub(crate) accept: HeaderValue,
     /// First byte wanted.
     pub(crate) from: u64,
+    /// First byte not wanted any more.
+    pub(crate) until: Option<u64>,
+}
+
+impl Call {
+    /// Whether a part is asked for.
+    pub(crate) fn is_ranged(&self) -> bool {
+        self.from > 0 || self.until.is_some()
+    }
 }
 
 /// The head of an answer that is neither redirect, challenge, 429 nor 5xx, and its body to come.
@@ -254,8 +263,9 @@ impl Exchange {
         headers.insert(USER_AGENT, AGENT);
         headers.insert(ACCEPT, call.accept.clone());
         headers.insert(ACCEPT_ENCODING, IDENTITY);
-        if call.from > 0 {
-            let range = format!("bytes={}-", call.from);
+        if call.is_ranged() {
+            let last = call.until.map(|until| (until - 1).to_string()).unwrap_or_default();
+            let range = format!("bytes={}-{last}", call.from);
             headers.insert(RANGE, range.parse().expect("digits are a header's value"));
         }
         if let Some(credential) = credential {

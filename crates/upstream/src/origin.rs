@@ -29,7 +29,7 @@ impl Origin {
     async fn ask(&self, ask: &Ask, call: Call) -> Result<Answer, Failure> {
         let answer = self.exchange.send(ask, &call).await?;
         let status = answer.response.status();
-        let wanted = status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT && call.from > 0;
+        let wanted = status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT && call.is_ranged();
         if !wanted {
             let failure = refusal(status, answer.redirected);
             exchange::drain(answer.response).await;
@@ -54,8 +54,10 @@ impl Origin {
         })
     }
 
-    async fn try_blob(&self, ask: &Ask, digest: &Digest, from: u64) -> Result<BlobBody, Failure> {
-        let answer = self.ask(ask, Call { from, ..call(Method::GET, format!("/blobs/{digest}"), ANY) }).await?;
+    async fn try_blob(&self, ask: &Ask, digest: &Digest, from: u64, until: Option<u64>) -> Result<BlobBody, Failure> {
+        // Nothing is a part that cannot be named.
+        let until = until.filter(|until| *until > from);
+        let answer = self.ask(ask, Call { from, until, ..call(Method::GET, format!("/blobs/{digest}"), ANY) }).await?;
         let headers = answer.response.headers();
         let length = header::length(headers)?;
         let (offset, size) = match answer.response.status() {
@@ -65,12 +67,12 @@ impl Origin {
             },
             _ => (0, length),
         };
-        Ok(BlobBody { size, offset, stream: Box::pin(self.exchange.body(answer)) })
+        Ok(BlobBody { size, offset, stream: Box::pin(self.exchange.body(answer)), placed: None })
     }
 }
 
 fn call(method: Method, target: String, accept: HeaderValue) -> Call {
-    Call { method, target, accept, from: 0 }
+    Call { method, target, accept, from: 0, until: None }
 }
 
 /// What it means that the status is not the one that was hoped for. 401, 429 and 5xx of the endpoint itself are dealt with
@@ -119,8 +121,8 @@ impl Source for Origin {
         Ok(BlobHead { size })
     }
 
-    async fn blob(&self, ask: &Ask, digest: &Digest, from: u64) -> Result<BlobBody, SourceError> {
-        self.try_blob(ask, digest, from).await.map_err(|failure| self.fail(failure))
+    async fn blob(&self, ask: &Ask, digest: &Digest, from: u64, until: Option<u64>) -> Result<BlobBody, SourceError> {
+        self.try_blob(ask, digest, from, until).await.map_err(|failure| self.fail(failure))
     }
 
     async fn document(&self, ask: &Ask, query: &DocumentQuery) -> Result<Document, SourceError> {

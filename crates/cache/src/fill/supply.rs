@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use rand::Rng;
 
 use crate::metrics::Metrics;
 use crate::source::{Ask, ByteStream, FailureKind, SourceError, Upstream};
+use crate::store::Ingest;
 
 /// How often in a row a blob is resumed without [`PROGRESS`] in between.
 const RESUMES: u32 = 4;
@@ -18,7 +20,7 @@ const PROGRESS: u64 = 8 << 20;
 ///
 /// A source that stops in the middle is asked again from where it stopped, then the next one. Nothing is verified here.
 pub(super) struct Supply {
-    upstream: std::sync::Arc<Upstream>,
+    upstream: Arc<Upstream>,
     ask: Ask,
     digest: Digest,
     metrics: Metrics,
@@ -29,6 +31,10 @@ pub(super) struct Supply {
     position: u64,
     size: Option<u64>,
     stream: Option<ByteStream>,
+    /// Where the source of the stream puts the bytes itself.
+    placed: Option<Arc<dyn Ingest>>,
+    /// The fill's own file: a source that puts its bytes anywhere else is of no use.
+    ingest: Option<Arc<dyn Ingest>>,
     /// Bytes still to be dropped, because the source sends what is there already.
     skip: u64,
     resumes: u32,
@@ -40,7 +46,7 @@ impl Supply {
     /// following the last.
     #[expect(clippy::too_many_arguments, reason = "it is made in two places")]
     pub(super) fn new(
-        upstream: std::sync::Arc<Upstream>,
+        upstream: Arc<Upstream>,
         ask: Ask,
         digest: Digest,
         metrics: Metrics,
@@ -59,6 +65,8 @@ impl Supply {
             position,
             size,
             stream: None,
+            placed: None,
+            ingest: None,
             skip: 0,
             resumes: 0,
             resumed_at: position,
@@ -68,6 +76,16 @@ impl Supply {
     /// The number of the source in use.
     pub(super) fn source(&self) -> usize {
         self.source
+    }
+
+    /// Where the source in use puts the bytes itself, if it does.
+    pub(super) fn placed(&self) -> Option<&Arc<dyn Ingest>> {
+        self.placed.as_ref()
+    }
+
+    /// Says which file the bytes are for.
+    pub(super) fn into_file(&mut self, ingest: &Arc<dyn Ingest>) {
+        self.ingest = Some(ingest.clone());
     }
 
     /// The length of the whole blob, if a source said it.
@@ -93,10 +111,19 @@ impl Supply {
 
     async fn open_at(&mut self, index: usize) -> Result<(), SourceError> {
         let source = &self.upstream.sources[index];
-        let body = source.blob(&self.ask, &self.digest, self.position).await?;
+        let body = source.blob(&self.ask, &self.digest, self.position, None).await?;
         let invalid = |reason: &str| SourceError::new(FailureKind::Invalid, source.label(), reason);
         if body.offset > self.position {
             return Err(invalid("the answer begins behind the byte asked for"));
+        }
+        if let (Some(placed), Some(ingest)) = (&body.placed, &self.ingest)
+            && !Arc::ptr_eq(placed, ingest)
+        {
+            return Err(SourceError::new(
+                FailureKind::Unavailable,
+                source.label(),
+                "another fill of the blob is under way",
+            ));
         }
         match (self.size, body.size) {
             (Some(known), Some(said)) if known != said => {
@@ -111,6 +138,7 @@ impl Supply {
         }
         self.source = index;
         self.stream = Some(body.stream);
+        self.placed = body.placed;
         Ok(())
     }
 
@@ -154,6 +182,7 @@ impl Supply {
     /// Asks for the rest: the same source once, then the others.
     async fn resume(&mut self, error: SourceError) -> Result<(), SourceError> {
         self.stream = None;
+        self.placed = None;
         if error.kind == FailureKind::Invalid {
             return Err(error);
         }

@@ -121,10 +121,14 @@ impl Task {
         let mut supply = self.supply(0);
         supply.open().await.map_err(FillEnd::from)?;
         let digest = self.shared.digest;
-        let ingest = match self.store.ingest(&digest, supply.size()).await {
-            Ok(ingest) => ingest,
-            Err(error) => return Err(self.hand_off(error, Handoff::start(&digest), supply.size())),
+        let ingest = match supply.placed() {
+            Some(placed) => placed.clone(),
+            None => match self.store.ingest(&digest, supply.size()).await {
+                Ok(ingest) => ingest,
+                Err(error) => return Err(self.hand_off(error, Handoff::start(&digest), supply.size())),
+            },
         };
+        supply.into_file(&ingest);
         self.progress.send_modify(|progress| {
             progress.size = supply.size();
             progress.file = Some(ingest.file().clone());
@@ -135,7 +139,11 @@ impl Task {
         loop {
             let (size, source) = (supply.size(), supply.source());
             match self.attempt(supply, &ingest, compare, differs_at).await {
-                Ok(size) => return self.commit(ingest, size).await,
+                Ok(size) => {
+                    let blob = self.commit(ingest, size).await;
+                    self.shared.upstream.sources[source].settled(&digest, true);
+                    return blob;
+                }
                 Err(Stop::Source(error)) => return Err(error.into()),
                 Err(Stop::Disk(error, handoff)) => {
                     // A second attempt overwrote what the readers may have got, and nobody can tell any more.
@@ -148,6 +156,7 @@ impl Task {
                 Err(Stop::Mismatch { found, differs_at: differed }) => {
                     differs_at = differed;
                     self.progress.send_modify(|progress| progress.wrong = Some(source));
+                    self.shared.upstream.sources[source].settled(&digest, false);
                     let label = self.shared.upstream.sources[source].label();
                     self.shared.metrics.mismatched();
                     tracing::warn!(name = %self.shared.ask.name, %digest, %found, source = label, "a source sent wrong bytes");
@@ -160,6 +169,7 @@ impl Task {
                     // The next source's bytes go into the same file and are compared with what was there: whoever got
                     // no more than what both have in common is served on. The size may have been a lie too.
                     supply = self.supply(passed_over);
+                    supply.into_file(&ingest);
                     supply.open().await.map_err(FillEnd::from)?;
                     let (size, said) = (supply.size(), self.progress.borrow().size);
                     if size != said {
@@ -185,12 +195,13 @@ impl Task {
         // A stream that owns the supply keeps a request in progress when the disk has something to tell meanwhile.
         let supply = futures_util::stream::unfold(supply, |mut supply| async move {
             let bytes = supply.next().await;
-            Some(((bytes, supply.source(), supply.size()), supply))
+            let placed = supply.placed().is_some();
+            Some(((bytes, placed, supply.source(), supply.size()), supply))
         });
         let mut supply = std::pin::pin!(supply);
         let mut attempt = Some(Attempt { hasher: Hasher::new(digest.algorithm()), written: 0, differs_at });
         let mut writing: Option<JoinHandle<Result<Attempt, DiskFailure>>> = None;
-        let mut batch: Vec<Bytes> = Vec::new();
+        let mut batch: Vec<(Bytes, bool)> = Vec::new();
         let mut batched = 0;
         let mut ended = false;
         loop {
@@ -212,12 +223,12 @@ impl Task {
                     }
                     attempt = Some(done);
                 }
-                Some((bytes, from, said)) = supply.next(), if !ended && batched < BATCH => {
+                Some((bytes, placed, from, said)) = supply.next(), if !ended && batched < BATCH => {
                     (source, size) = (from, said);
                     match bytes {
                         Ok(Some(bytes)) => {
                             batched += bytes.len();
-                            batch.push(bytes);
+                            batch.push((bytes, placed));
                         }
                         Ok(None) => ended = true,
                         Err(error) => {
@@ -310,20 +321,20 @@ impl From<SourceError> for FillEnd {
     }
 }
 
-/// Writes and hashes a batch. Blocks.
+/// Writes a batch, as far as its source has not done so, and hashes it. Blocks.
 fn take_in(
     mut attempt: Attempt,
-    batch: &[Bytes],
+    batch: &[(Bytes, bool)],
     ingest: &dyn Ingest,
     compare: bool,
     source: usize,
 ) -> Result<Attempt, DiskFailure> {
-    for bytes in batch {
+    for (bytes, placed) in batch {
         if compare && attempt.differs_at.is_none_or(|known| attempt.written < known) {
             let differs = first_difference(ingest.file(), bytes, attempt.written);
             attempt.differs_at = attempt.differs_at.into_iter().chain(differs).min();
         }
-        if let Err(error) = ingest.write_at(bytes, attempt.written) {
+        if !placed && let Err(error) = ingest.write_at(bytes, attempt.written) {
             return Err((error, Box::new(Handoff { at: attempt.written, source, hasher: attempt.hasher })));
         }
         attempt.hasher.update(bytes);

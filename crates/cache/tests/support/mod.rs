@@ -207,7 +207,7 @@ impl Source for Origin {
         Ok(BlobHead { size: Some(blob.len() as u64) })
     }
 
-    async fn blob(&self, ask: &Ask, digest: &Digest, from: u64) -> Result<BlobBody, SourceError> {
+    async fn blob(&self, ask: &Ask, digest: &Digest, from: u64, _until: Option<u64>) -> Result<BlobBody, SourceError> {
         let repository = self.enter("blob", ask, &format!("{digest} {from}")).await?;
         let scripted = self.state.lock().unwrap().bodies.get(digest).cloned();
         let (size, pieces) = match scripted {
@@ -231,7 +231,7 @@ impl Source for Origin {
                 }
             }
         });
-        Ok(BlobBody { size, offset: 0, stream: Box::pin(stream) })
+        Ok(BlobBody { size, offset: 0, stream: Box::pin(stream), placed: None })
     }
 
     async fn document(&self, ask: &Ask, query: &DocumentQuery) -> Result<Document, SourceError> {

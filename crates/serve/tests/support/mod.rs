@@ -107,7 +107,7 @@ impl Source for Here {
         Ok(BlobHead { size: Some(self.0.find(digest)?.bytes.len() as u64) })
     }
 
-    async fn blob(&self, ask: &Ask, digest: &Digest, from: u64) -> Result<BlobBody, SourceError> {
+    async fn blob(&self, ask: &Ask, digest: &Digest, from: u64, _until: Option<u64>) -> Result<BlobBody, SourceError> {
         self.0.admit(ask)?;
         let OriginBlob { bytes, tell_size, cut, gate } = self.0.find(digest)?;
         let size = bytes.len();
@@ -132,7 +132,7 @@ impl Source for Here {
                 Some((Ok(bytes.slice(at..next)), (next, false)))
             }
         });
-        Ok(BlobBody { size: tell_size.then_some(size as u64), offset: from, stream: Box::pin(stream) })
+        Ok(BlobBody { size: tell_size.then_some(size as u64), offset: from, stream: Box::pin(stream), placed: None })
     }
 
     async fn document(&self, ask: &Ask, query: &DocumentQuery) -> Result<Document, SourceError> {

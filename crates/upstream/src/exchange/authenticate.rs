@@ -161,7 +161,7 @@ impl Exchange {
         authority: &Authority,
     ) -> Result<Token, Failure> {
         self.shared.metrics.token_fetches.inc();
-        let call = Call { method: Method::GET, target: String::new(), accept: JSON, from: 0 };
+        let call = Call { method: Method::GET, target: String::new(), accept: JSON, from: 0, until: None };
         let response = self.request(url, &call, header).await.map_err(|failure| match failure.kind {
             // The registry named a place that larder may not ask: its answer is at fault, not who asked.
             FailureKind::Refused => Failure::invalid(failure.reason),

@@ -37,22 +37,22 @@ async fn what_a_registry_has() {
 async fn a_range_of_a_blob() {
     let bench = Bench::start().await;
     let (ask, layer) = (ask(&ANYBODY), bench.layer());
-    let body = bench.source.blob(&ask, &layer, 1000).await.unwrap();
+    let body = bench.source.blob(&ask, &layer, 1000, None).await.unwrap();
     assert_eq!((body.offset, body.size), (1000, Some(SIZE as u64)));
     assert_eq!(drain(body).await, (SIZE - 1000, Ok(())));
     assert_eq!(bench.up.log()[0].range(), Some("bytes=1000-"));
 
     bench.fault(Fault::IgnoreRange);
-    let body = bench.source.blob(&ask, &layer, 1000).await.unwrap();
+    let body = bench.source.blob(&ask, &layer, 1000, None).await.unwrap();
     assert_eq!((body.offset, body.size), (0, Some(SIZE as u64)));
 
     bench.up.clear_rules();
-    let beyond = bench.source.blob(&ask, &layer, SIZE as u64).await.err().unwrap();
+    let beyond = bench.source.blob(&ask, &layer, SIZE as u64, None).await.err().unwrap();
     assert_eq!(beyond.kind, FailureKind::Invalid);
     let partial = |range: &str| {
         let head = "HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n";
         bench.fault(Fault::Raw(format!("{head}{range}\r\n12345")));
-        bench.source.blob(&ask, &layer, 1000)
+        bench.source.blob(&ask, &layer, 1000, None)
     };
     for range in [
         "Content-Range: bytes 999-1003/2000\r\n",
@@ -73,15 +73,15 @@ async fn lengths_that_are_missing_or_wrong() {
     let ask = ask(&ANYBODY);
     for fault in [Fault::NoContentLength, Fault::UntilClose] {
         bench.fault(fault);
-        let body = bench.source.blob(&ask, &bench.layer(), 0).await.unwrap();
+        let body = bench.source.blob(&ask, &bench.layer(), 0, None).await.unwrap();
         assert_eq!(body.size, None);
         assert_eq!(drain(body).await, (SIZE, Ok(())));
     }
     bench.fault(Fault::WrongLength(10));
-    let body = bench.source.blob(&ask, &bench.layer(), 0).await.unwrap();
+    let body = bench.source.blob(&ask, &bench.layer(), 0, None).await.unwrap();
     assert_eq!(drain(body).await, (SIZE, Err(FailureKind::Unavailable)));
     bench.fault(Fault::WrongLength(-10));
-    let body = bench.source.blob(&ask, &bench.layer(), 0).await.unwrap();
+    let body = bench.source.blob(&ask, &bench.layer(), 0, None).await.unwrap();
     assert_eq!(drain(body).await, (SIZE - 10, Ok(())));
     bench.fault(Fault::TwoLengths(10));
     assert_eq!(bench.blob(&ANYBODY).await, Err(FailureKind::Invalid));
@@ -94,16 +94,16 @@ async fn bodies_that_end_early_stall_or_trickle() {
     let ask = ask(&ANYBODY);
     for how in [Ending::Fin, Ending::Reset] {
         bench.fault(Fault::cut_half(how));
-        let body = bench.source.blob(&ask, &bench.layer(), 0).await.unwrap();
+        let body = bench.source.blob(&ask, &bench.layer(), 0, None).await.unwrap();
         assert_eq!(drain(body).await, (SIZE / 2, Err(FailureKind::Unavailable)));
         assert_eq!(bench.manifest(&ANYBODY).await, Err(FailureKind::Unavailable));
     }
     bench.fault(Fault::Stall { at: Place::Fraction(0.5), ms: None });
-    let body = bench.source.blob(&ask, &bench.layer(), 0).await.unwrap();
+    let body = bench.source.blob(&ask, &bench.layer(), 0, None).await.unwrap();
     assert_eq!(drain(body).await, (SIZE / 2, Err(FailureKind::Timeout)));
     assert_eq!(bench.manifest(&ANYBODY).await, Err(FailureKind::Timeout));
     bench.fault(Fault::Trickle(20));
-    let body = bench.source.blob(&ask, &bench.layer(), 0).await.unwrap();
+    let body = bench.source.blob(&ask, &bench.layer(), 0, None).await.unwrap();
     let (length, end) = drain(body).await;
     assert!(length < 1000, "{length}");
     assert_eq!(end, Err(FailureKind::Timeout));
@@ -219,7 +219,7 @@ async fn a_call_that_is_dropped_ends_its_request() {
     let bench = Bench::start().await;
     // More than the kernel takes before anybody reads it.
     let large = bench.up.generated_blob(REPO, 64 << 20, 1).parse().unwrap();
-    let body = bench.source.blob(&ask(&ANYBODY), &large, 0).await.unwrap();
+    let body = bench.source.blob(&ask(&ANYBODY), &large, 0, None).await.unwrap();
     drop(body);
     let ended = |log: &[faulty::Request]| log.iter().all(|request| request.end_us.is_some() && !request.complete);
     assert!(bench.up.wait_for(ended, std::time::Duration::from_secs(10)).await);

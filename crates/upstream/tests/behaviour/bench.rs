@@ -122,7 +122,7 @@ pub fn client(user: &str, password: &str) -> Authority {
 
 /// All of a blob.
 pub async fn fetch(source: &dyn Source, ask: &Ask, digest: &Digest) -> Result<Vec<u8>, SourceError> {
-    let mut body = source.blob(ask, digest, 0).await?;
+    let mut body = source.blob(ask, digest, 0, None).await?;
     let mut bytes = Vec::new();
     while let Some(chunk) = body.stream.next().await {
         bytes.extend_from_slice(&chunk?);

@@ -14,8 +14,8 @@ async fn so_many_requests_at_a_time() {
     let bench = Bench::with(|settings| settings.upstreams[0].limits.concurrency = Some(2)).await;
     bench.up.rule(Rule::on(Kind::Blob).fault(Fault::Hold { at: Place::Byte(1000), gate: "g".into() }));
     let (ask, layer) = (ask(&ANYBODY), bench.layer());
-    let first = bench.source.blob(&ask, &layer, 0).await.unwrap();
-    let second = bench.source.blob(&ask, &layer, 0).await.unwrap();
+    let first = bench.source.blob(&ask, &layer, 0, None).await.unwrap();
+    let second = bench.source.blob(&ask, &layer, 0, None).await.unwrap();
     // Bodies count as long as they last.
     assert_eq!(bench.manifest(&ANYBODY).await, Err(FailureKind::Timeout));
     assert_eq!(bench.requests(Kind::Manifest), 0);

@@ -28,7 +28,7 @@ async fn to_a_cdn_without_the_credential() {
             let location = format!("{}{{path}}?X-Signature=secret", cdn.url());
             bench.up.rule(Rule::on(Kind::Blob).fault(Fault::Redirect { location, code }));
             assert_eq!(bench.blob(&Authority::Own).await.unwrap().len(), SIZE);
-            let body = bench.source.blob(&ask(&Authority::Own), &bench.layer(), 1000).await.unwrap();
+            let body = bench.source.blob(&ask(&Authority::Own), &bench.layer(), 1000, None).await.unwrap();
             assert_eq!(body.offset, 1000);
             let log = cdn.log();
             assert_eq!((log.len(), log[1].range()), (2, Some("bytes=1000-")));
@@ -130,7 +130,7 @@ async fn what_the_cdn_says_is_not_what_the_registry_says() {
     }
     assert_eq!(bench.manifest(&ANYBODY).await, Ok(()));
     cdn.refuse().await;
-    let error = bench.source.blob(&ask(&ANYBODY), &bench.layer(), 0).await.err().unwrap();
+    let error = bench.source.blob(&ask(&ANYBODY), &bench.layer(), 0, None).await.err().unwrap();
     assert!(!error.to_string().contains("secret"), "{error}");
     assert!(bench.source.head_manifest(&ask(&ANYBODY), &tag("latest")).await.is_ok());
 }
