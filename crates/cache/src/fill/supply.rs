@@ -84,7 +84,7 @@ impl Supply {
     }
 
     /// Says which file the bytes are for.
-    pub(super) fn into_file(&mut self, ingest: &Arc<dyn Ingest>) {
+    pub(super) fn put_into(&mut self, ingest: &Arc<dyn Ingest>) {
         self.ingest = Some(ingest.clone());
     }
 

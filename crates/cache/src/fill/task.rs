@@ -128,7 +128,7 @@ impl Task {
                 Err(error) => return Err(self.hand_off(error, Handoff::start(&digest), supply.size())),
             },
         };
-        supply.into_file(&ingest);
+        supply.put_into(&ingest);
         self.progress.send_modify(|progress| {
             progress.size = supply.size();
             progress.file = Some(ingest.file().clone());
@@ -169,7 +169,7 @@ impl Task {
                     // The next source's bytes go into the same file and are compared with what was there: whoever got
                     // no more than what both have in common is served on. The size may have been a lie too.
                     supply = self.supply(passed_over);
-                    supply.into_file(&ingest);
+                    supply.put_into(&ingest);
                     supply.open().await.map_err(FillEnd::from)?;
                     let (size, said) = (supply.size(), self.progress.borrow().size);
                     if size != said {
