@@ -287,6 +287,7 @@ impl Inner {
         for source in &upstream.sources {
             match call(source.clone(), Ask { name: name.clone(), authority: authority.clone() }).await {
                 Ok(answer) => return Ok(answer),
+                Err(error) if error.is_final(&**source) => return Err(error),
                 Err(error) => failure.add(error),
             }
         }

@@ -25,6 +25,11 @@ pub trait Source: Send + Sync + 'static {
         false
     }
 
+    /// Whether this source has asked the origin itself, so that nobody need be asked after it refused or did not find something.
+    fn has_the_last_word(&self) -> bool {
+        false
+    }
+
     /// Asks what a reference is now (HEAD). Costs nothing in Docker Hub's account of pulls.
     async fn head_manifest(&self, ask: &Ask, reference: &Reference) -> Result<ManifestHead, SourceError>;
 
@@ -178,6 +183,19 @@ impl SourceError {
     /// An error of a source.
     pub fn new(kind: FailureKind, source_label: impl Into<Arc<str>>, reason: impl Into<String>) -> SourceError {
         SourceError { kind, source_label: source_label.into(), reason: reason.into() }
+    }
+
+    /// Whether it is a no, and not a failure to answer.
+    pub(crate) fn is_definite(&self) -> bool {
+        matches!(
+            self.kind,
+            FailureKind::NotFound | FailureKind::Unauthorized | FailureKind::Denied | FailureKind::Refused
+        )
+    }
+
+    /// Whether it is a no after which nobody else need be asked.
+    pub(crate) fn is_final(&self, source: &dyn Source) -> bool {
+        self.is_definite() && source.has_the_last_word()
     }
 }
 

@@ -84,6 +84,14 @@ impl Registry {
         element.contains(['.', ':']) || element == "localhost" || written_port(element).is_some()
     }
 
+    /// The name as a path's first element, where a port is written `host__5000`.
+    pub fn to_element(&self) -> String {
+        match self.split() {
+            (host, Some(port)) => format!("{host}__{port}"),
+            (host, None) => host.to_owned(),
+        }
+    }
+
     /// Reads a registry from a path's element, where a port may be written `host__5000`.
     pub(crate) fn from_element(element: &str) -> Result<Registry, NameError> {
         match written_port(element) {

@@ -13,6 +13,7 @@ use crate::address::{Resolver, SystemResolver, is_global};
 use crate::breaker::Breaker;
 use crate::dial::{Dialer, HostRule, Hosts};
 use crate::exchange::{Client, Exchange, Shared};
+use crate::front::FrontDoor;
 use crate::limit::Limiter;
 use crate::metrics::Metrics;
 use crate::origin::Origin;
@@ -38,6 +39,7 @@ pub struct Directory {
     metrics: Metrics,
     listed: HashMap<Registry, Option<Arc<Upstream>>>,
     client: Client,
+    front: Option<FrontDoor>,
     unlisted: Mutex<Unlisted>,
 }
 
@@ -65,14 +67,20 @@ impl Directory {
         metrics: Metrics,
         resolver: Arc<dyn Resolver>,
     ) -> Result<Arc<Directory>, SettingsError> {
+        let front = match &settings.front {
+            Some(front) => Some(FrontDoor::new(front, &settings, &metrics, &resolver)?),
+            None => None,
+        };
         let mut listed = HashMap::new();
         for upstream in &settings.upstreams {
-            let made =
-                if upstream.excluded { None } else { Some(listed_upstream(upstream, &settings, &metrics, &resolver)?) };
+            let made = match upstream.excluded {
+                true => None,
+                false => Some(listed_upstream(upstream, &settings, &metrics, &resolver, front.as_ref())?),
+            };
             listed.insert(upstream.registry.clone(), made);
         }
         let client = client(Dialer::new(resolver, Hosts::new(), settings.deadlines.connect));
-        Ok(Arc::new(Directory { settings, metrics, listed, client, unlisted: Mutex::default() }))
+        Ok(Arc::new(Directory { settings, metrics, listed, client, front, unlisted: Mutex::default() }))
     }
 
     fn unlisted(&self, registry: &Registry) -> Arc<Upstream> {
@@ -93,7 +101,8 @@ impl Directory {
         let label = if labelled { registry.to_string() } else { "other".to_owned() };
         let shared =
             shared(&self.settings, UpstreamSettings::new(registry.clone()), self.client.clone(), &self.metrics, label);
-        let sources = vec![source(&shared, &self.settings, default_url(registry))];
+        let front = self.front.as_ref().map(|front| front.source(registry, &self.settings, &self.metrics));
+        let sources = front.into_iter().chain([source(&shared, &self.settings, default_url(registry))]).collect();
         let upstream = Arc::new(Upstream { registry: registry.clone(), sources, rules: self.settings.rules.clone() });
         unlisted.upstreams.insert(registry.clone(), (upstream.clone(), now));
         upstream
@@ -129,6 +138,7 @@ fn listed_upstream(
     settings: &Settings,
     metrics: &Metrics,
     resolver: &Arc<dyn Resolver>,
+    front: Option<&FrontDoor>,
 ) -> Result<Arc<Upstream>, SettingsError> {
     check_limits(upstream)?;
     let registry = &upstream.registry;
@@ -166,7 +176,8 @@ fn listed_upstream(
     let client = client(Dialer::new(resolver.clone(), hosts, settings.deadlines.connect));
     let shared = shared(settings, upstream.clone(), client, metrics, registry.to_string());
     let rules = Rules { own_credential: upstream.credential.is_some(), ..upstream.rules.clone() };
-    let sources = urls.into_iter().map(|url| source(&shared, settings, url)).collect();
+    let front = front.map(|front| front.source(registry, settings, metrics));
+    let sources = front.into_iter().chain(urls.into_iter().map(|url| source(&shared, settings, url))).collect();
     Ok(Arc::new(Upstream { registry: registry.clone(), sources, rules }))
 }
 
@@ -188,7 +199,7 @@ fn check_limits(upstream: &UpstreamSettings) -> Result<(), SettingsError> {
     }
 }
 
-fn shared(
+pub(crate) fn shared(
     settings: &Settings,
     upstream: UpstreamSettings,
     client: Client,
@@ -211,10 +222,10 @@ fn shared(
 
 fn source(shared: &Arc<Shared>, settings: &Settings, url: Url) -> Arc<dyn Source> {
     let breaker = Breaker::new(settings.breaker, shared.metrics.open_breakers.clone());
-    Arc::new(Origin::new(Exchange::new(shared.clone(), url, breaker)))
+    Arc::new(Origin::new(Exchange::new(shared.clone(), url, Arc::new(breaker))))
 }
 
-fn client(dialer: Dialer) -> Client {
+pub(crate) fn client(dialer: Dialer) -> Client {
     legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(KEPT_IDLE)

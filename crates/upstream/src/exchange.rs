@@ -85,7 +85,7 @@ pub(crate) struct Exchange {
     /// What stands before the repository in the path, and which part of that belongs to the repository's name there.
     root: String,
     prefix: String,
-    breaker: Breaker,
+    breaker: Arc<Breaker>,
     challenge: Mutex<Option<Challenge>>,
 }
 
@@ -96,7 +96,7 @@ struct Reply {
 
 impl Exchange {
     /// `url` is one that [`crate::settings::endpoint_url`] accepted.
-    pub(crate) fn new(shared: Arc<Shared>, url: Url, breaker: Breaker) -> Exchange {
+    pub(crate) fn new(shared: Arc<Shared>, url: Url, breaker: Arc<Breaker>) -> Exchange {
         let host = url.host_str().unwrap_or_default();
         let label = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let path = url.path().trim_matches('/').to_owned();

@@ -23,6 +23,7 @@ mod dial;
 mod directory;
 mod exchange;
 mod failure;
+mod front;
 mod header;
 mod limit;
 mod metrics;
@@ -39,5 +40,6 @@ pub use address::{Resolver, is_global};
 pub use directory::Directory;
 pub use metrics::Metrics;
 pub use settings::{
-    BreakerSettings, Deadlines, Endpoint, Limits, MinimumRate, RetrySettings, Settings, SettingsError, UpstreamSettings,
+    BreakerSettings, Deadlines, Endpoint, Front, Limits, MinimumRate, RetrySettings, Settings, SettingsError,
+    TlsChoice, UpstreamSettings,
 };

@@ -18,11 +18,18 @@ const INDEX: HeaderValue = HeaderValue::from_static("application/vnd.oci.image.i
 /// An endpoint of an upstream, asked by the distribution API.
 pub(crate) struct Origin {
     exchange: Exchange,
+    /// It has asked the origin itself: what it refuses is refused.
+    is_front: bool,
 }
 
 impl Origin {
     pub(crate) fn new(exchange: Exchange) -> Origin {
-        Origin { exchange }
+        Origin { exchange, is_front: false }
+    }
+
+    /// A larder registry in front of an upstream's own endpoints.
+    pub(crate) fn front(exchange: Exchange) -> Origin {
+        Origin { exchange, is_front: true }
     }
 
     /// Sends a request; the answer's status is one that gives what was asked.
@@ -98,6 +105,10 @@ impl Source for Origin {
 
     fn is_scarce(&self) -> bool {
         self.exchange.is_scarce()
+    }
+
+    fn has_the_last_word(&self) -> bool {
+        self.is_front
     }
 
     async fn head_manifest(&self, ask: &Ask, reference: &Reference) -> Result<ManifestHead, SourceError> {

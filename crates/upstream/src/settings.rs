@@ -1,7 +1,10 @@
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cache::{Credential, Rules};
 use oci::Registry;
+use rustls::ClientConfig;
 use url::Url;
 
 /// How upstreams are reached. Plain data: whoever reads a configuration fills it in.
@@ -13,12 +16,32 @@ pub struct Settings {
     pub upstreams: Vec<UpstreamSettings>,
     /// The rules of upstreams that are not listed.
     pub rules: Rules,
+    /// A larder registry that is asked before any origin, and whose refusals are final.
+    pub front: Option<Front>,
     /// How long anything may take.
     pub deadlines: Deadlines,
     /// What is tried again.
     pub retries: RetrySettings,
     /// When an endpoint is left alone for a while.
     pub breaker: BreakerSettings,
+}
+
+/// A larder registry between this larder and all origins.
+#[derive(Clone)]
+pub struct Front {
+    /// `https://host[:port]`, or `http://…`. May have an address that is not public.
+    pub url: String,
+    /// How to speak TLS with it, looked up for each connection; with the system's authorities if none.
+    pub tls: Option<TlsChoice>,
+}
+
+/// Gives the TLS configuration of the moment, so that certificates can be replaced at any time.
+pub type TlsChoice = Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>;
+
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 /// One registry.
@@ -141,6 +164,7 @@ impl Default for Settings {
             open: true,
             upstreams: Vec::new(),
             rules: Rules::default(),
+            front: None,
             deadlines: Deadlines::default(),
             retries: RetrySettings::default(),
             breaker: BreakerSettings::default(),
@@ -176,6 +200,14 @@ impl Default for BreakerSettings {
 /// Why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
+    /// The URL of the registry in front is not usable.
+    #[error("{url:?} is no larder registry: {reason}")]
+    Front {
+        /// The URL; left out where it might hold a password.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// An endpoint's URL is not usable.
     #[error("upstream {registry}: {url:?} is no endpoint: {reason}")]
     Endpoint {

@@ -7,6 +7,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use crate::settings::TlsChoice;
+
 /// Whose certificates are good for a host.
 #[derive(Clone, Default)]
 pub(crate) enum Trust {
@@ -17,6 +19,8 @@ pub(crate) enum Trust {
     With(Arc<Authorities>),
     /// All, unchecked.
     Anybody,
+    /// Whatever this says for each connection.
+    Chosen(TlsChoice),
 }
 
 /// Authorities besides the system's, and the TLS configuration that follows, made on first use.
@@ -50,6 +54,7 @@ impl Trust {
         static SYSTEM: OnceLock<Arc<ClientConfig>> = OnceLock::new();
         static ANYBODY: OnceLock<Arc<ClientConfig>> = OnceLock::new();
         match self {
+            Trust::Chosen(choice) => choice(),
             Trust::System => SYSTEM.get_or_init(|| with_roots(system_roots().clone())).clone(),
             Trust::With(authorities) => authorities
                 .config

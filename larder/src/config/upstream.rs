@@ -98,7 +98,7 @@ fn check(section: &Section<'_>, settings: &UpstreamSettings) {
         SettingsError::Host { host, .. } if settings.token_hosts.contains(host) => "token_hosts",
         SettingsError::Host { .. } => "redirect_hosts",
         SettingsError::Limit { .. } => "limits",
-        SettingsError::Endpoint { .. } | SettingsError::Ca { .. } => key,
+        SettingsError::Endpoint { .. } | SettingsError::Ca { .. } | SettingsError::Front { .. } => key,
     };
     section.problem(key, error);
 }

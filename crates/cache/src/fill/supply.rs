@@ -101,8 +101,10 @@ impl Supply {
         let mut failure = Failure::default();
         let (first, count) = (self.source, self.upstream.sources.len());
         for step in 0..self.choice {
-            match self.open_at((first + step) % count).await {
+            let index = (first + step) % count;
+            match self.open_at(index).await {
                 Ok(()) => return Ok(()),
+                Err(error) if error.is_final(&*self.upstream.sources[index]) => return Err(error),
                 Err(error) => failure.add(error),
             }
         }
@@ -226,13 +228,10 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn add(&mut self, error: SourceError) {
-        match error.kind {
-            FailureKind::NotFound | FailureKind::Unauthorized | FailureKind::Denied | FailureKind::Refused => {
-                self.definite = Some(error);
-            }
-            _ => {
-                self.open.get_or_insert(error);
-            }
+        if error.is_definite() {
+            self.definite = Some(error);
+        } else {
+            self.open.get_or_insert(error);
         }
     }
 

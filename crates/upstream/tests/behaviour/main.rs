@@ -5,6 +5,7 @@ mod answers;
 mod authentication;
 mod bench;
 mod dialling;
+mod front;
 mod limits;
 mod redirects;
 mod retries;
