@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use cache::Outcome;
+use cache::{FailureKind, Outcome};
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
 
@@ -78,6 +78,10 @@ impl http_body::Body for Body {
                 // hyper closes the connection short of Content-Length, or without the last chunk's end.
                 if let Some(account) = &mut self.account {
                     account.failure = Some(error.to_string());
+                    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<cache::Error>());
+                    if cause.is_some_and(|cause| cause.kind == FailureKind::Invalid) {
+                        account.phase.spoilt();
+                    }
                 }
                 Poll::Ready(Some(Err(error)))
             }

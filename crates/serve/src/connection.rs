@@ -57,6 +57,7 @@ impl Host {
         // Answers leave at once: what should share a packet is written in one go.
         let _ = stream.set_nodelay(true);
         let (phase, returned) = (Phase::new(), Returned::default());
+        let state = phase.clone();
         let served = async {
             let Some(tls) = &self.tls else {
                 let mappings = Arc::new(Mappings::default());
@@ -79,8 +80,13 @@ impl Host {
             abrupt = served => abrupt,
             () = self.abort.cancelled() => return,
         };
-        if abrupt && let Some(stream) = returned.take() {
-            linger(stream).await;
+        match returned.take() {
+            // A runtime that is cut off goes on from where it was, wherever it can: nothing can be made of wrong bytes.
+            Some(stream) if state.is_spoilt() => {
+                let _ = stream.set_zero_linger();
+            }
+            Some(stream) if abrupt => linger(stream).await,
+            _ => {}
         }
     }
 

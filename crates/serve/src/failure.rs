@@ -10,7 +10,7 @@ use crate::body::Body;
 use crate::metrics::Kind;
 
 /// An answer that is an error (distribution specification, "Error Codes").
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) status: StatusCode,
     pub(crate) code: ErrorCode,

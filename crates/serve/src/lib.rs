@@ -31,4 +31,4 @@ mod zero_copy;
 pub use admin::Admin;
 pub use metrics::Metrics;
 pub use server::{Error, Server};
-pub use settings::{Limits, ServeSettings, TlsFiles};
+pub use settings::{Limits, Mirror, ServeSettings, TlsFiles};

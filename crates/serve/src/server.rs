@@ -58,7 +58,7 @@ pub struct Server {
 impl Server {
     /// Starts to listen; connections wait until [`Server::run`]. Reads the certificate.
     pub async fn bind(settings: ServeSettings, engine: Arc<cache::Engine>, metrics: Metrics) -> Result<Server, Error> {
-        let ServeSettings { addr, tls, unqualified, login, realm, limits } = settings;
+        let ServeSettings { addr, tls, unqualified, mirror, login, realm, limits } = settings;
         let plain = realm.bytes().all(|c| (c == b' ' || c.is_ascii_graphic()) && c != b'"' && c != b'\\');
         let challenge = HeaderValue::try_from(format!("Basic realm=\"{realm}\", charset=\"UTF-8\""))
             .ok()
@@ -67,7 +67,7 @@ impl Server {
         let tls = tls.as_ref().map(crate::tls::acceptor).transpose()?;
         let (listener, addr) = listen(addr).map_err(|error| Error::Listen { addr, error })?;
         let throttle = Throttle::new(limits.refusals);
-        let shared = Arc::new(Shared { engine, metrics, unqualified, login, challenge, throttle });
+        let shared = Arc::new(Shared { engine, metrics, unqualified, mirror, login, challenge, throttle });
         Ok(Server { listener, addr, shared, limits, tls })
     }
 

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::metrics::{Kind, Metrics, Verb};
 use crate::query::{Query, encode};
 use crate::range::{Asked, Part};
+use crate::settings::Mirror;
 use crate::throttle::Throttle;
 use crate::watch::Phase;
 use crate::zero_copy::Mappings;
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<cache::Engine>,
     pub(crate) metrics: Metrics,
     pub(crate) unqualified: Option<Registry>,
+    pub(crate) mirror: Option<Mirror>,
     pub(crate) login: bool,
     pub(crate) challenge: HeaderValue,
     pub(crate) throttle: Throttle,
@@ -112,6 +114,11 @@ impl Client {
     }
 
     fn failed(&self, kind: Kind, image: Option<Image<'_>>, failure: &Failure) -> Answered {
+        if self.shared.mirror.is_some() && failure.status == StatusCode::TOO_MANY_REQUESTS {
+            // Runtimes ask again at once, several times, before they turn to the origin.
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return self.failed(kind, image, &Failure { status, ..failure.clone() });
+        }
         let (status, client, reason) = (failure.status.as_u16(), self.address, &*failure.message);
         let image = image.map(tracing::field::display);
         let endpoint = kind.as_str();
@@ -188,7 +195,19 @@ impl Client {
         if let Some(time) = throttle.wait_for(ip, &asked, now) {
             return Err(wait(time));
         }
-        let answered = self.found(verb, request, query, &asked, endpoint).await;
+        let answered = match self.shared.mirror {
+            None => self.found(verb, request, query, &asked, endpoint).await,
+            Some(Mirror { answer }) => {
+                match tokio::time::timeout(answer, self.found(verb, request, query, &asked, endpoint)).await {
+                    Ok(answered) => answered,
+                    // What was begun goes on: the next request may find it done.
+                    Err(_) => {
+                        let message = "nothing has come from the origin yet";
+                        Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unsupported, message))
+                    }
+                }
+            }
+        };
         match &answered {
             Ok(_) => throttle.accepted(&asked),
             Err(Failure { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. })

@@ -13,12 +13,21 @@ pub struct ServeSettings {
     pub tls: Option<TlsFiles>,
     /// The registry of names that have none, as Docker's `registry-mirrors` sends them.
     pub unqualified: Option<Registry>,
+    /// The clients are container runtimes on this machine, which go on to the origin by themselves.
+    pub mirror: Option<Mirror>,
     /// `/v2/` asks for credentials. Many clients send theirs only where it does.
     pub login: bool,
     /// The realm of the Basic challenge.
     pub realm: String,
     /// What clients may use up.
     pub limits: Limits,
+}
+
+/// How to answer a container runtime, to which any failure that comes quickly is a way around larder.
+#[derive(Clone, Copy, Debug)]
+pub struct Mirror {
+    /// The head of every answer comes within this time: a 504 if nothing better.
+    pub answer: Duration,
 }
 
 impl ServeSettings {
@@ -28,6 +37,7 @@ impl ServeSettings {
             addr,
             tls: None,
             unqualified: None,
+            mirror: None,
             login: false,
             realm: "larder".to_owned(),
             limits: Limits::default(),

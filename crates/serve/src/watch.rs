@@ -2,7 +2,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,27 +19,40 @@ const SERVING: u8 = 2;
 /// hyper's own header timeout would do, but it runs between requests too, so that a connection could not be kept longer
 /// than a head may take.
 #[derive(Debug)]
-pub(crate) struct Phase(AtomicU8);
+pub(crate) struct Phase {
+    at: AtomicU8,
+    spoilt: AtomicBool,
+}
 
 impl Phase {
     /// A new connection owes a head.
     pub(crate) fn new() -> Arc<Phase> {
-        Arc::new(Phase(AtomicU8::new(HEAD)))
+        Arc::new(Phase { at: AtomicU8::new(HEAD), spoilt: AtomicBool::new(false) })
     }
 
     /// A request was read.
     pub(crate) fn serving(&self) {
-        self.0.store(SERVING, Ordering::Relaxed);
+        self.at.store(SERVING, Ordering::Relaxed);
     }
 
     /// The answer's last byte was handed over.
     pub(crate) fn answered(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
+        self.at.store(IDLE, Ordering::Relaxed);
+    }
+
+    /// Bytes went out that turned out to be wrong.
+    pub(crate) fn spoilt(&self) {
+        self.spoilt.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they did.
+    pub(crate) fn is_spoilt(&self) -> bool {
+        self.spoilt.load(Ordering::Relaxed)
     }
 
     /// Whether the connection waits for its next request.
     pub(crate) fn is_idle(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == IDLE
+        self.at.load(Ordering::Relaxed) == IDLE
     }
 }
 
@@ -79,7 +92,7 @@ impl Watch {
     /// Bytes came in.
     pub(crate) fn read(&mut self) {
         if self.phase.is_idle() {
-            self.phase.0.store(HEAD, Ordering::Relaxed);
+            self.phase.at.store(HEAD, Ordering::Relaxed);
             self.seen = HEAD;
             self.since = Instant::now();
         }
@@ -87,7 +100,7 @@ impl Watch {
 
     /// No bytes came in: an error once that has lasted too long.
     pub(crate) fn read_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let phase = self.phase.0.load(Ordering::Relaxed);
+        let phase = self.phase.at.load(Ordering::Relaxed);
         if phase != self.seen {
             self.seen = phase;
             self.since = Instant::now();
