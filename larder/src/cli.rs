@@ -3,10 +3,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Address, Budget, Listener};
+use crate::config::{Address, Budget, Config, Listener, Role};
 use crate::failure::Failure;
 use crate::logging::Format;
-use crate::{registry, scrub};
+use crate::{scrub, serving};
 
 /// Keeps container images close to the nodes that run them.
 #[derive(Parser)]
@@ -23,6 +23,10 @@ enum Command {
     /// Needs no configuration. Pull HOST:5000/docker.io/library/alpine:3.20 instead of docker.io/library/alpine:3.20, or
     /// point a container runtime's mirror setting at it.
     Registry(RegistryArgs),
+    /// Be the mirror that this machine's container runtime pulls everything through
+    ///
+    /// The runtime goes on to the origin by itself whenever larder cannot help.
+    Node(NodeArgs),
     /// Check every blob of a store against its digest
     ///
     /// Puts aside what is damaged, so that it is fetched again. May run beside a running server. Exits with 1 if
@@ -71,6 +75,61 @@ pub struct RegistryArgs {
     pub check: bool,
 }
 
+/// What `larder node` takes; everything that is left out comes from the configuration file, or has a default.
+#[derive(Args, Default)]
+pub struct NodeArgs {
+    /// The configuration file [default: /etc/larder/larder.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "LARDER_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+
+    /// The folder of the store [default: /var/lib/larder/node/store]
+    #[arg(long, value_name = "DIR", env = "LARDER_STORE", hide_env_values = true)]
+    pub store: Option<PathBuf>,
+
+    /// Where the container runtime connects to [default: 127.0.0.1:7439]
+    #[arg(long, value_name = "ADDR", env = "LARDER_LISTEN", hide_env_values = true)]
+    pub listen: Option<Address>,
+
+    /// Where /metrics, /healthz and /readyz are, or off [default: 127.0.0.1:7441]
+    #[arg(long, value_name = "ADDR", env = "LARDER_METRICS", hide_env_values = true)]
+    pub metrics: Option<Listener>,
+
+    /// How much the store may hold: a size or a share of its filesystem [default: 10%, at most 20GiB]
+    #[arg(long, value_name = "SIZE|PERCENT", env = "LARDER_BUDGET", hide_env_values = true)]
+    pub budget: Option<Budget>,
+
+    /// The larder registry to ask before the origins [default: none]
+    #[arg(long, value_name = "URL", env = "LARDER_REGISTRY", hide_env_values = true)]
+    pub registry: Option<String>,
+
+    /// What to log, such as warn or info,upstream=debug [default: info]
+    #[arg(long, value_name = "FILTER", env = "LARDER_LOG", hide_env_values = true)]
+    pub log: Option<String>,
+
+    /// How to write the log [default: text]
+    #[arg(long, value_name = "FORMAT", env = "LARDER_LOG_FORMAT", hide_env_values = true)]
+    pub log_format: Option<Format>,
+
+    /// Check the configuration and the files it names, say what would be done, and exit with 0 or 2
+    #[arg(long)]
+    pub check: bool,
+}
+
+impl NodeArgs {
+    /// What a registry would be told by the same flags.
+    pub fn common(&self) -> RegistryArgs {
+        RegistryArgs {
+            place: PlaceArgs { config: self.config.clone(), store: self.store.clone() },
+            listen: self.listen,
+            metrics: self.metrics,
+            budget: self.budget,
+            log: self.log.clone(),
+            log_format: self.log_format,
+            ..RegistryArgs::default()
+        }
+    }
+}
+
 /// Where the configuration and the store are.
 #[derive(Args, Default)]
 pub struct PlaceArgs {
@@ -105,7 +164,8 @@ pub enum Output {
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
     let done = match Larder::parse().command {
-        Command::Registry(args) => registry::run(&args),
+        Command::Registry(args) => serving::run(|| Config::load(Role::Registry, &args), args.check),
+        Command::Node(args) => serving::run(|| Config::load_node(&args), args.check),
         Command::Scrub(args) => scrub::run(&args),
         Command::Version => {
             println!("larder {}", env!("CARGO_PKG_VERSION"));

@@ -8,8 +8,9 @@ mod config;
 mod failure;
 mod logging;
 mod process;
-mod registry;
 mod scrub;
+mod serving;
+mod watchdog;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -65,6 +65,7 @@ fn help() {
     let place = Place::new();
     insta::assert_snapshot!("help", place.run(&["--help"]));
     insta::assert_snapshot!("help_registry", place.run(&["registry", "--help"]));
+    insta::assert_snapshot!("help_node", place.run(&["node", "--help"]));
     insta::assert_snapshot!("help_scrub", place.run(&["scrub", "--help"]));
 }
 
@@ -80,6 +81,25 @@ fn version() {
 fn no_configuration_is_needed() {
     let place = Place::new();
     insta::assert_snapshot!(place.run(&["registry", "--check", "--store", "/srv/larder"]));
+}
+
+#[test]
+fn a_node() {
+    let place = Place::new();
+    let root = |args: &[&str]| place.run(&[&["node", "--check", "--store", "/srv/larder"], args].concat());
+    insta::assert_snapshot!("node_defaults", root(&[]));
+    insta::assert_snapshot!("node_registry", root(&["--registry", "https://larder.example:5000"]));
+    insta::assert_snapshot!("node_registry_wrong", root(&["--registry", "https://u:S3NT1NEL@larder.example/x"]));
+    place.write(
+        "larder.toml",
+        "listen = \"0.0.0.0:7439\"\n[node]\nregistry = \"http://larder.example\"\nregistry_ca = \"nowhere.pem\"\nanswer = \"90s\"\n",
+    );
+    insta::assert_snapshot!("node_mistakes", root(&["--config", "larder.toml"]));
+    place.write(
+        "larder.toml",
+        "listen = \"0.0.0.0:7439\"\n[node]\nregistry_ca = \"nowhere.pem\"\nregistry = \"http://x\"\n",
+    );
+    insta::assert_snapshot!("node_file_missing", root(&["--config", "larder.toml"]));
 }
 
 #[test]

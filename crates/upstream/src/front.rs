@@ -12,11 +12,22 @@ use crate::directory::{client, shared};
 use crate::exchange::{Client, Exchange};
 use crate::metrics::Metrics;
 use crate::origin::Origin;
-use crate::settings::{Deadlines, Front, RetrySettings, Settings, SettingsError, UpstreamSettings, endpoint_url};
-use crate::trust::Trust;
+use crate::settings::{
+    Deadlines, Front, RetrySettings, Settings, SettingsError, TlsChoice, UpstreamSettings, endpoint_url,
+};
+use crate::trust::{Authorities, Trust};
 
 /// A registry nearby that takes longer to connect to is down, and the origin is asked instead.
 const CONNECT: Duration = Duration::from_secs(1);
+
+/// TLS with the system's authorities and these besides.
+///
+/// # Errors
+/// The text holds no usable certificate in PEM.
+pub fn trusting(ca_pem: &str) -> Result<TlsChoice, String> {
+    let trust = Trust::With(Authorities::read([ca_pem])?);
+    Ok(Arc::new(move || trust.config()))
+}
 
 /// The larder registry in front of all origins. It is asked for `registry/repository`, as any client would.
 pub(crate) struct FrontDoor {

@@ -1,4 +1,3 @@
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,26 +6,26 @@ use oci::Registry;
 use super::access::Access;
 use super::freshness::Tags;
 use super::section::{Document, Problems, Section, textual};
-use super::units::{Address, Budget, Listener, Span};
+use super::units::{Address, Span};
 use super::upstream::{self, Upstream};
-use super::{Config, Store, deadlines, limits, pin, tls};
+use super::{Config, Node, Role, Store, deadlines, limits, pin, tls};
 use crate::logging::{self, Format};
 
 /// Reads a configuration file's text. What it leaves out has its default.
-pub fn read(origin: &str, text: &str) -> Result<Config, Problems> {
+pub fn read(role: Role, origin: &str, text: &str) -> Result<Config, Problems> {
     let document = Document::new(origin, text);
     let table = document.parse();
     // What follows from broken syntax would only hide it.
     document.finish()?;
-    let config = read_root(Section::root(&document, &table));
+    let config = read_root(role, Section::root(&document, &table));
     document.finish()?;
     Ok(config)
 }
 
-fn read_root(mut root: Section<'_>) -> Config {
+fn read_root(role: Role, mut root: Section<'_>) -> Config {
     let mut warnings = Vec::new();
-    let listen = root.value("listen").map_or((Ipv4Addr::LOCALHOST, 5000).into(), |Address(address)| address);
-    let metrics = root.value("metrics").unwrap_or(Listener::On((Ipv4Addr::LOCALHOST, 5001).into()));
+    let listen = root.value("listen").map_or(role.listen(), |Address(address)| address);
+    let metrics = root.value("metrics").unwrap_or(role.metrics());
     let grace = root.value("grace").map_or(Duration::from_secs(30), |Span(grace)| grace);
     let unqualified = root.value("unqualified").unwrap_or(Unqualified(Some(hub())));
     let unlisted = root.value("unlisted").unwrap_or(true);
@@ -35,10 +34,11 @@ fn read_root(mut root: Section<'_>) -> Config {
     let pins: Vec<pin::Pin> = root.value("pins").unwrap_or_default();
     let tls = root.section("tls").and_then(|section| tls::read(section, &mut warnings));
     let (log, log_format) = read_log(root.section("log"));
-    let store = read_store(root.section("store"));
+    let store = read_store(role, root.section("store"));
     let limits = root.section("limits").map(limits::read).unwrap_or_default();
     let tags = root.section("freshness").map(Tags::read).unwrap_or_default();
     let access = root.section("access").map(Access::read).unwrap_or_default();
+    let node = root.section("node").map(Node::read).unwrap_or_default();
     let deadlines = root.section("deadlines").map(deadlines::read).unwrap_or_default();
 
     let mut upstreams: Vec<Upstream> = Vec::new();
@@ -48,6 +48,7 @@ fn read_root(mut root: Section<'_>) -> Config {
     root.finish();
 
     Config {
+        role,
         file: None,
         listen,
         metrics,
@@ -63,6 +64,7 @@ fn read_root(mut root: Section<'_>) -> Config {
         pins: pins.into_iter().map(|pin| (pin.name, pin.reference)).collect(),
         rules: tags.rules(),
         access,
+        node,
         deadlines,
         upstreams,
         warnings,
@@ -79,8 +81,8 @@ fn read_log(section: Option<Section<'_>>) -> (String, Format) {
     (filter.unwrap_or_else(|| "info".to_owned()), format.unwrap_or(Format::Text))
 }
 
-fn read_store(section: Option<Section<'_>>) -> Store {
-    let mut store = Store { path: PathBuf::new(), budget: Budget::Percent(80), memory: None, scrub: None };
+fn read_store(role: Role, section: Option<Section<'_>>) -> Store {
+    let mut store = Store { path: PathBuf::new(), budget: role.budget(), memory: None, scrub: None };
     if let Some(mut section) = section {
         store.path = section.value("path").unwrap_or_default();
         store.budget = section.value("budget").unwrap_or(store.budget);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use oci::{Name, Reference, Registry};
 
-use crate::cli::{PlaceArgs, RegistryArgs};
+use crate::cli::{NodeArgs, PlaceArgs, RegistryArgs};
 use crate::failure::Failure;
 use crate::logging::{self, Format};
 
@@ -19,8 +19,10 @@ mod deadlines;
 mod file;
 mod freshness;
 mod limits;
+mod node;
 mod pin;
 mod place;
+mod role;
 mod secret;
 mod section;
 mod summary;
@@ -29,6 +31,8 @@ mod units;
 mod upstream;
 
 pub use access::Access;
+pub use node::Node;
+pub use role::Role;
 pub use tls::Tls;
 pub use units::{Address, Budget, Listener, Size, Span};
 pub use upstream::Upstream;
@@ -38,8 +42,10 @@ use section::Problems;
 /// The file that is read where none is named.
 const DEFAULT_FILE: &str = "/etc/larder/larder.toml";
 
-/// All that `larder registry` is told.
+/// All that a long-running larder is told.
 pub struct Config {
+    /// What it is for.
+    pub role: Role,
     /// The file that was read.
     pub file: Option<PathBuf>,
     /// Where clients connect to.
@@ -70,6 +76,8 @@ pub struct Config {
     pub rules: cache::Rules,
     /// How long what is known about access is good.
     pub access: Access,
+    /// What only a node is told.
+    pub node: Node,
     /// How long upstreams may take.
     pub deadlines: ::upstream::Deadlines,
     /// The listed upstreams.
@@ -92,16 +100,57 @@ pub struct Store {
 
 impl Config {
     /// Reads what the flags say and the file that they name, or the usual one.
-    pub fn load(flags: &RegistryArgs) -> Result<Config, Failure> {
+    pub fn load(role: Role, flags: &RegistryArgs) -> Result<Config, Failure> {
         let file = read_file(flags.place.config.as_deref())?;
         let mut config = match &file {
-            Some((path, text)) => file::read(&path.display().to_string(), text),
-            None => file::read("", ""),
+            Some((path, text)) => file::read(role, &path.display().to_string(), text),
+            None => file::read(role, "", ""),
         }
         .map_err(|problems: Problems| Failure::Usage(problems.to_string()))?;
         config.file = file.map(|(path, _)| path);
         config.apply(flags)?;
         config.finish()
+    }
+
+    /// The same for a node.
+    pub fn load_node(flags: &NodeArgs) -> Result<Config, Failure> {
+        let mut config = Config::load(Role::Node, &flags.common())?;
+        if let Some(registry) = &flags.registry {
+            config.node.registry = Some(registry.clone());
+        }
+        config.check_node()?;
+        Ok(config)
+    }
+
+    /// Looks at what a node is told about its registry.
+    fn check_node(&mut self) -> Result<(), Failure> {
+        if !self.listen.ip().is_loopback() {
+            self.warnings.push(format!(
+                "whoever reaches {} can have this node fetch images, and runtimes send it the passwords of pods",
+                self.listen
+            ));
+        }
+        let front = self.front().map_err(Failure::Usage)?;
+        let alone = ::upstream::Settings { front, ..::upstream::Settings::default() };
+        ::upstream::Directory::new(alone, ::upstream::Metrics::unregistered())
+            .map(drop)
+            .map_err(|error| Failure::Usage(format!("node.registry: {error}")))
+    }
+
+    /// How a node reaches its registry.
+    fn front(&self) -> Result<Option<::upstream::Front>, String> {
+        let Some(url) = self.node.registry.clone().filter(|_| self.role == Role::Node) else { return Ok(None) };
+        let tls = match &self.node.registry_ca {
+            None => None,
+            Some(path) => {
+                let pem = std::fs::read_to_string(path)
+                    .map_err(|error| format!("node.registry_ca: {}: cannot be read: {error}", path.display()))?;
+                let tls = ::upstream::trusting(&pem)
+                    .map_err(|error| format!("node.registry_ca: {}: {error}", path.display()))?;
+                Some(tls)
+            }
+        };
+        Ok(Some(::upstream::Front { url, tls }))
     }
 
     /// The folder of the store alone, for commands that need nothing else.
@@ -110,7 +159,7 @@ impl Config {
             Some(path) => Ok(path.clone()),
             None => {
                 let place = PlaceArgs { config: args.config.clone(), store: None };
-                Ok(Config::load(&RegistryArgs { place, ..RegistryArgs::default() })?.store.path)
+                Ok(Config::load(Role::Registry, &RegistryArgs { place, ..RegistryArgs::default() })?.store.path)
             }
         }
     }
@@ -149,7 +198,7 @@ impl Config {
     /// Looks at what only the whole can tell.
     fn finish(mut self) -> Result<Config, Failure> {
         if self.store.path.as_os_str().is_empty() {
-            self.store.path = place::default_store().ok_or_else(|| {
+            self.store.path = self.role.store().ok_or_else(|| {
                 Failure::Usage(
                     "where should the store be? Neither XDG_DATA_HOME nor HOME is set; say --store DIR".into(),
                 )
@@ -172,18 +221,22 @@ impl Config {
     }
 
     /// What the engine's directory of upstreams needs.
-    pub fn upstream_settings(&self) -> ::upstream::Settings {
+    ///
+    /// # Errors
+    /// A file is no longer what it was when the configuration was read.
+    pub fn upstream_settings(&self) -> anyhow::Result<::upstream::Settings> {
         let excluded = self.exclude.iter().map(|registry| ::upstream::UpstreamSettings {
             excluded: true,
             ..::upstream::UpstreamSettings::new(registry.clone())
         });
-        ::upstream::Settings {
+        Ok(::upstream::Settings {
             open: self.unlisted,
             upstreams: self.upstreams.iter().map(|one| one.settings.clone()).chain(excluded).collect(),
             rules: self.rules.clone(),
+            front: self.front().map_err(anyhow::Error::msg)?,
             deadlines: self.deadlines,
             ..::upstream::Settings::default()
-        }
+        })
     }
 }
 

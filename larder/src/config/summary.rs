@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::freshness::written;
-use super::{Config, Listener, Span, Upstream};
+use super::{Config, Listener, Role, Span, Upstream};
 
 /// What `--check` prints: what would be done, in words.
 impl fmt::Display for Config {
@@ -17,6 +17,9 @@ impl fmt::Display for Config {
         writeln!(f, "clients        {} ({tls})", self.listen)?;
         writeln!(f, "metrics        {metrics}")?;
         writeln!(f, "store          {}, {}", self.store.path.display(), self.store.budget)?;
+        if self.role == Role::Node {
+            writeln!(f, "registry       {}", self.node.registry.as_deref().unwrap_or("none"))?;
+        }
         writeln!(f, "tags           {}", tags(&self.rules))?;
         match &self.unqualified {
             Some(registry) => writeln!(f, "short names    belong to {registry}")?,

@@ -20,6 +20,8 @@ pub enum Budget {
     Bytes(u64),
     /// So many hundredths of the filesystem that the store is on, 1 to 100.
     Percent(u8),
+    /// The same, but at most so many bytes.
+    PercentUpTo(u8, u64),
 }
 
 /// An address to listen on.
@@ -155,6 +157,7 @@ impl fmt::Display for Budget {
         match self {
             Budget::Bytes(size) => write!(f, "at most {}", Size(*size)),
             Budget::Percent(share) => write!(f, "at most {share}% of its filesystem"),
+            Budget::PercentUpTo(share, size) => write!(f, "at most {share}% of its filesystem and {}", Size(*size)),
         }
     }
 }

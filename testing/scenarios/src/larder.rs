@@ -14,6 +14,7 @@ use crate::wait::wait_for;
 
 /// How a larder is started.
 pub struct Builder {
+    role: &'static str,
     config: String,
     upstreams: String,
     store: Option<PathBuf>,
@@ -22,7 +23,7 @@ pub struct Builder {
     log: String,
 }
 
-/// A running `larder registry` of its own, with its own folder. Ends when dropped.
+/// A running larder of its own, with its own folder. Ends when dropped.
 pub struct Larder {
     process: Process,
     dir: TempDir,
@@ -41,6 +42,7 @@ impl Larder {
     /// Nothing is configured.
     pub fn builder() -> Builder {
         Builder {
+            role: "registry",
             config: String::new(),
             upstreams: String::new(),
             store: None,
@@ -202,6 +204,12 @@ impl Drop for Process {
 }
 
 impl Builder {
+    /// Makes it the mirror of a container runtime: `larder node`.
+    pub fn node(mut self) -> Builder {
+        self.role = "node";
+        self
+    }
+
     /// Adds an upstream with endpoints in order; `more` is further TOML of it.
     pub fn upstream(mut self, registry: &str, endpoints: &[&str], more: &str) -> Builder {
         let _ = write!(self.upstreams, "\n[[upstream]]\nregistry = {registry:?}\nendpoints = {endpoints:?}\n{more}\n");
@@ -252,7 +260,7 @@ impl Builder {
         let log = fs::OpenOptions::new().create(true).append(true).open(dir.path().join("log"))?;
         let mut words = self.wrapper.iter().map(PathBuf::from).chain([Larder::binary().to_owned()]);
         let mut command = Command::new(words.next().context("there is a program")?);
-        command.args(words).arg("registry").arg("--config").arg(&config).arg("--store").arg(&store);
+        command.args(words).arg(self.role).arg("--config").arg(&config).arg("--store").arg(&store);
         command.args(["--listen", &address.to_string(), "--metrics", &admin.to_string(), "--log", &self.log]);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -34,6 +34,8 @@ pub enum Budget {
     Bytes(u64),
     /// A share of its file system, above 0 and up to 1.
     Share(f64),
+    /// The same, but at most so many bytes.
+    ShareUpTo(f64, u64),
 }
 
 /// A store in a folder, which nothing else is needed to serve: no index, no database.
@@ -182,10 +184,15 @@ impl DiskStore {
     fn budget_bytes(&self) -> u64 {
         match self.budget {
             Budget::Bytes(bytes) => bytes,
-            Budget::Share(share) => match rustix::fs::statvfs(&self.layout.root) {
-                Ok(stat) => (stat.f_blocks as f64 * stat.f_frsize as f64 * share) as u64,
-                Err(_) => u64::MAX,
-            },
+            Budget::Share(share) => self.share(share),
+            Budget::ShareUpTo(share, most) => self.share(share).min(most),
+        }
+    }
+
+    fn share(&self, share: f64) -> u64 {
+        match rustix::fs::statvfs(&self.layout.root) {
+            Ok(stat) => (stat.f_blocks as f64 * stat.f_frsize as f64 * share) as u64,
+            Err(_) => u64::MAX,
         }
     }
 

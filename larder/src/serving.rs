@@ -8,15 +8,15 @@ use anyhow::Context;
 use cache::{DiskStore, Engine, EngineSettings, StoreSettings};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as MetricsRegistry;
-use serve::{Admin, ServeSettings, Server, TlsFiles};
+use serve::{Admin, Mirror, ServeSettings, Server, TlsFiles};
 use tokio_util::sync::CancellationToken;
 use upstream::Directory;
 
-use crate::cli::RegistryArgs;
-use crate::config::{Budget, Config, Listener, Size, Store};
+use crate::config::{Budget, Config, Listener, Role, Size, Store};
 use crate::failure::Failure;
 use crate::logging;
 use crate::process::{self, Signals};
+use crate::watchdog::Watchdog;
 
 /// Threads for what blocks: reading and writing files. Disks gain nothing from more at a time, and each costs memory.
 const BLOCKING_THREADS: usize = 64;
@@ -24,12 +24,12 @@ const BLOCKING_THREADS: usize = 64;
 /// How long such a thread stays when there is nothing to do, so that an idle server is small.
 const BLOCKING_IDLE: Duration = Duration::from_secs(5);
 
-/// Runs `larder registry`.
-pub fn run(args: &RegistryArgs) -> Result<ExitCode, Failure> {
+/// Runs a role that serves, until a signal.
+pub fn run(load: impl FnOnce() -> Result<Config, Failure>, check: bool) -> Result<ExitCode, Failure> {
     // Before the configuration is read, whose defaults depend on it.
     let raised = process::raise_file_limit();
-    let config = Config::load(args)?;
-    if args.check {
+    let config = load()?;
+    if check {
         print!("{config}");
         for warning in &config.warnings {
             eprintln!("warning: {warning}");
@@ -65,6 +65,7 @@ pub fn run(args: &RegistryArgs) -> Result<ExitCode, Failure> {
 /// Serves until a signal, then drains.
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let _watchdog = Watchdog::start();
     let mut registry = MetricsRegistry::default();
     registry.register("larder_build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     let upstream_metrics = upstream::Metrics::register(&mut registry);
@@ -73,7 +74,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let store = DiskStore::open(store_settings(&config.store)).context("cannot open the store")?;
     let folder = store.root().to_owned();
-    let upstreams = Directory::new(config.upstream_settings(), upstream_metrics)?;
+    let upstreams = Directory::new(config.upstream_settings()?, upstream_metrics)?;
     let engine = Engine::start(Arc::new(store), upstreams, engine_settings(&config), engine_metrics);
     let server = Server::bind(serve_settings(&config), engine.clone(), serve_metrics).await?;
     let draining = Arc::new(AtomicBool::new(false));
@@ -86,7 +87,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let metrics = admin.as_ref().map(Admin::local_addr).map(tracing::field::display);
     let budget = Size(engine.usage().budget).about();
     tracing::info!(%clients, tls = config.tls.is_some(), metrics, store = %folder.display(), %budget, "serving");
-    if config.unlisted {
+    if config.unlisted && config.role == Role::Registry {
         tracing::info!("try it: {}", example(clients, config.tls.is_some()));
     }
 
@@ -133,6 +134,7 @@ fn store_settings(store: &Store) -> StoreSettings {
     let budget = match store.budget {
         Budget::Bytes(bytes) => cache::Budget::Bytes(bytes),
         Budget::Percent(percent) => cache::Budget::Share(f64::from(percent) / 100.0),
+        Budget::PercentUpTo(percent, bytes) => cache::Budget::ShareUpTo(f64::from(percent) / 100.0, bytes),
     };
     StoreSettings { root: store.path.clone(), budget }
 }
@@ -155,6 +157,7 @@ fn serve_settings(config: &Config) -> ServeSettings {
     ServeSettings {
         tls: config.tls.as_ref().map(files),
         unqualified: config.unqualified.clone(),
+        mirror: (config.role == Role::Node).then_some(Mirror { answer: config.node.answer }),
         login: config.access.login,
         limits: config.limits.clone(),
         ..ServeSettings::new(config.listen)

@@ -1,0 +1,36 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::{Budget, Listener, place};
+
+/// What a long-running larder is for. Roles differ in what they do unless told otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// One endpoint for many clients.
+    Registry,
+    /// The mirror of the container runtime on its own machine.
+    Node,
+}
+
+impl Role {
+    pub(super) fn listen(self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, if self == Role::Registry { 5000 } else { 7439 }).into()
+    }
+
+    pub(super) fn metrics(self) -> Listener {
+        Listener::On((Ipv4Addr::LOCALHOST, if self == Role::Registry { 5001 } else { 7441 }).into())
+    }
+
+    /// A node's disk belongs to its pods.
+    pub(super) fn budget(self) -> Budget {
+        match self {
+            Role::Registry => Budget::Percent(80),
+            Role::Node => Budget::PercentUpTo(10, 20 << 30),
+        }
+    }
+
+    pub(super) fn store(self) -> Option<PathBuf> {
+        let store = place::default_store()?;
+        Some(if self == Role::Registry { store } else { store.join("node/store") })
+    }
+}
