@@ -1,0 +1,132 @@
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use testbed::{Launch, Machine, Node, Process, wait_for};
+
+/// Where a runtime finds its node's larder.
+pub const MIRROR: &str = "127.0.0.1:7439";
+
+/// Where a node's larder shows how it is.
+const ADMIN: &str = "127.0.0.1:7441";
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary of this workspace, built if its sources have changed; `LARDER_BIN` names another.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(path) = std::env::var_os("LARDER_BIN") {
+            return path.into();
+        }
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("testing/nodes is in it");
+        let built = Command::new(env!("CARGO")).args(["build", "-q", "-p", "larder"]).current_dir(workspace).status();
+        assert!(built.is_ok_and(|status| status.success()), "larder cannot be built");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+        target.join("debug/larder")
+    })
+}
+
+/// `larder registry` on a machine, for the nodes of its cluster.
+pub struct Registry {
+    machine: Arc<Process>,
+    address: Ipv4Addr,
+}
+
+impl Registry {
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn start(machine: &Machine) -> Result<Registry> {
+        let launch = Launch::new(binary()).args(["registry", "--listen", "0.0.0.0:5000", "--log", "debug"]);
+        let process = machine.spawn("larder-registry", launch.args(["--metrics", ADMIN]))?;
+        await_ready(machine)?;
+        Ok(Registry { machine: process, address: machine.address() })
+    }
+
+    /// Where nodes find it.
+    pub fn url(&self) -> String {
+        format!("http://{}:5000", self.address)
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.machine
+    }
+}
+
+/// `larder node` on a node.
+pub struct Agent<'a> {
+    node: &'a Node,
+    process: Arc<Process>,
+}
+
+impl<'a> Agent<'a> {
+    /// Starts it with this configuration and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn start(node: &'a Node, config: &str) -> Result<Agent<'a>> {
+        let machine = node.machine();
+        machine.write("/etc/larder/larder.toml", config)?;
+        let process = machine.spawn("larder", Launch::new(binary()).args(["node", "--log", "debug"]))?;
+        await_ready(machine)?;
+        Ok(Agent { node, process })
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// All that it has logged.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.process.log())?)
+    }
+
+    /// The sum of a metric's samples that have all of `labels`; 0 if there is none.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        let text = get(self.node.machine(), "/metrics")?;
+        let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+            let all = labels.iter().all(|(label, value)| rest.contains(&format!("{label}=\"{value}\"")));
+            (found == name && all).then(|| value.parse::<f64>().ok())?
+        });
+        Ok(samples.sum())
+    }
+}
+
+/// The body of what the machine's larder answers with 200.
+fn get(machine: &Machine, path: &str) -> Result<String> {
+    let answer = machine.in_network(|| {
+        let mut stream = TcpStream::connect(ADMIN)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {ADMIN}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        anyhow::Ok(answer)
+    })??;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
+    if !head.starts_with("HTTP/1.1 200 ") {
+        bail!("{path}: {}", head.lines().next().unwrap_or_default());
+    }
+    Ok(body.to_owned())
+}
+
+fn await_ready(machine: &Machine) -> Result<()> {
+    wait_for("larder is ready", PATIENCE, || Ok(get(machine, "/readyz").ok()))
+        .map(drop)
+        .with_context(|| format!("on {}", machine.name()))
+}

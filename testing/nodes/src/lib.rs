@@ -1,0 +1,5 @@
+//! Starts larder on the machines of a testbed's cluster.
+
+mod agent;
+
+pub use agent::{Agent, MIRROR, Registry, binary};
