@@ -33,7 +33,7 @@ pub use reply::{Blob, BlobReply, Chunk, Content, DocumentReply, Error, ManifestR
 pub use rules::{Freshness, Pattern, Rules};
 pub use source::{
     Ask, BlobBody, BlobHead, ByteStream, Document, DocumentQuery, FailureKind, ManifestBody, ManifestHead, NoUpstream,
-    Source, SourceError, Upstream, Upstreams,
+    Source, SourceError, SourceKind, Upstream, Upstreams,
 };
 pub use store::{
     Budget, DiskStore, Ingest, Record, RecordKind, ScrubProgress, ScrubReport, Store, StoreError, StoreSettings, Usage,

@@ -5,7 +5,7 @@ use oci::{Algorithm, Digest, Manifest, MediaType, Name, Reference, Tag};
 
 use crate::engine::{Engine, Inner, StoredManifest};
 use crate::reply::{Blob, Error, ManifestReply, Outcome, Request};
-use crate::source::{FailureKind, ManifestBody, SourceError, Upstream};
+use crate::source::{FailureKind, ManifestBody, Source, SourceError, Upstream};
 use crate::store::{Record, RecordKind, StoreError};
 
 /// The warning of an answer that may be out of date (RFC 9111 section 5.5 once, and the distribution specification).
@@ -174,7 +174,7 @@ impl Inner {
         let reply = self
             .authorized(upstream, request, |source, ask| async move {
                 let body = source.manifest(&ask, reference).await?;
-                self.verify(body, reference, source.label())
+                self.verify(body, reference, &*source)
             })
             .await?;
         if let Err(error) = self.keep_bytes(&reply.digest, &reply.bytes).await {
@@ -189,9 +189,14 @@ impl Inner {
     }
 
     /// Checks a manifest against all that is said of it.
-    fn verify(&self, body: ManifestBody, reference: &Reference, label: &str) -> Result<ManifestReply, SourceError> {
+    fn verify(
+        &self,
+        body: ManifestBody,
+        reference: &Reference,
+        source: &dyn Source,
+    ) -> Result<ManifestReply, SourceError> {
         let ManifestBody { bytes, media_type, digest: said } = body;
-        let invalid = |reason: String| SourceError::new(FailureKind::Invalid, label, reason);
+        let invalid = |reason: String| SourceError::new(FailureKind::Invalid, source.label(), reason);
         let asked = match reference {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(_) => None,
@@ -199,7 +204,7 @@ impl Inner {
         for expected in asked.iter().chain(&said) {
             let found = Digest::of(expected.algorithm(), &bytes);
             if found != *expected {
-                self.metrics.mismatched();
+                self.metrics.mismatched(source.kind());
                 return Err(invalid(format!("the manifest's bytes have the digest {found} instead of {expected}")));
             }
         }

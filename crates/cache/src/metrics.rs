@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::reply::Outcome;
+use crate::source::SourceKind;
 use crate::store::StoreError;
 
 /// The engine's counters. Clones count together.
@@ -20,6 +21,7 @@ struct Counters {
     fills_running: Gauge,
     resumes: Counter,
     prefixes_discarded: Counter,
+    fetched: Family<SourceLabels, Counter>,
     mismatches: Family<SourceLabels, Counter>,
     store_errors: Family<StoreErrorLabels, Counter>,
     store_bytes: Gauge,
@@ -85,6 +87,12 @@ impl Metrics {
             "Bodies that began at byte 0 although a later byte was asked for",
             c.prefixes_discarded.clone(),
         );
+        registry.register_with_unit(
+            "fetched",
+            "Bytes of blobs that came in, by what kind of source they came from",
+            Unit::Bytes,
+            c.fetched.clone(),
+        );
         registry.register("digest_mismatch", "Bodies whose bytes had another digest", c.mismatches.clone());
         registry.register("store_errors", "Failures of the store's disk", c.store_errors.clone());
         registry.register_with_unit(
@@ -114,7 +122,10 @@ impl Metrics {
             c.stale.clone(),
         );
         // Shown from the start, so that an alert on its increase sees the first one.
-        drop(c.mismatches.get_or_create(&SourceLabels { source: "upstream" }));
+        for kind in [SourceKind::Peer, SourceKind::Registry, SourceKind::Origin] {
+            drop(c.mismatches.get_or_create(&SourceLabels { source: kind.as_str() }));
+            drop(c.fetched.get_or_create(&SourceLabels { source: kind.as_str() }));
+        }
         Metrics(Arc::new(counters))
     }
 
@@ -146,8 +157,12 @@ impl Metrics {
         self.0.prefixes_discarded.inc();
     }
 
-    pub(crate) fn mismatched(&self) {
-        self.0.mismatches.get_or_create(&SourceLabels { source: "upstream" }).inc();
+    pub(crate) fn mismatched(&self, source: SourceKind) {
+        self.0.mismatches.get_or_create(&SourceLabels { source: source.as_str() }).inc();
+    }
+
+    pub(crate) fn fetched(&self, source: SourceKind, bytes: u64) {
+        self.0.fetched.get_or_create(&SourceLabels { source: source.as_str() }).inc_by(bytes);
     }
 
     pub(crate) fn store_error(&self, error: &StoreError) {

@@ -25,9 +25,9 @@ pub trait Source: Send + Sync + 'static {
         false
     }
 
-    /// Whether this source has asked the origin itself, so that nobody need be asked after it refused or did not find something.
-    fn has_the_last_word(&self) -> bool {
-        false
+    /// What stands behind it.
+    fn kind(&self) -> SourceKind {
+        SourceKind::Origin
     }
 
     /// Asks what a reference is now (HEAD). Costs nothing in Docker Hub's account of pulls.
@@ -49,6 +49,28 @@ pub trait Source: Send + Sync + 'static {
 
     /// Fetches a list: tags or referrers, of at most [`Document::LIMIT`] bytes.
     async fn document(&self, ask: &Ask, query: &DocumentQuery) -> Result<Document, SourceError>;
+}
+
+/// What stands behind a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourceKind {
+    /// Other nodes. What they do not have may be had elsewhere.
+    Peer,
+    /// A larder registry, which asks the origin itself: after its no, nobody else need be asked.
+    Registry,
+    /// An endpoint of the upstream.
+    Origin,
+}
+
+impl SourceKind {
+    /// Its name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SourceKind::Peer => "peer",
+            SourceKind::Registry => "registry",
+            SourceKind::Origin => "origin",
+        }
+    }
 }
 
 /// Who asks for what repository.
@@ -195,7 +217,7 @@ impl SourceError {
 
     /// Whether it is a no after which nobody else need be asked.
     pub(crate) fn is_final(&self, source: &dyn Source) -> bool {
-        self.is_definite() && source.has_the_last_word()
+        self.is_definite() && source.kind() == SourceKind::Registry
     }
 }
 

@@ -466,3 +466,13 @@ async fn the_account_is_right_when_a_blob_is_kept_twice() {
     assert_eq!(read(&store, &digest).await.unwrap(), bytes);
     assert_eq!(leftovers(&store), 0);
 }
+
+#[tokio::test]
+async fn a_size_beyond_all_reason_is_no_more_than_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), u64::MAX).unwrap();
+    let kept = put(&store, &content(b'a', 10_000)).await;
+    assert!(store.ingest(&Digest::sha256(b"vast"), Some(u64::MAX)).await.is_err());
+    assert!(store.open(&kept).await.unwrap().is_some(), "what is there stays");
+    assert_eq!((leftovers(&store), store.usage().bytes), (0, 10_000));
+}

@@ -76,6 +76,7 @@ impl Pass {
             let Some(hasher) = &mut self.hasher else { return Ok(None) };
             match self.supply.next().await? {
                 Some(bytes) => {
+                    self.metrics.fetched(self.supply.kind(), bytes.len() as u64);
                     hasher.update(&bytes);
                     self.held_bytes += bytes.len() as u64;
                     self.held.push_back(bytes);
@@ -83,7 +84,7 @@ impl Pass {
                 None => {
                     let found = self.hasher.take().expect("checked above").finish();
                     if found != self.digest {
-                        self.metrics.mismatched();
+                        self.metrics.mismatched(self.supply.kind());
                         self.held.clear();
                         return Err(Error::new(
                             FailureKind::Invalid,

@@ -7,7 +7,7 @@ use oci::Digest;
 use rand::Rng;
 
 use crate::metrics::Metrics;
-use crate::source::{Ask, ByteStream, FailureKind, SourceError, Upstream};
+use crate::source::{Ask, ByteStream, FailureKind, SourceError, SourceKind, Upstream};
 use crate::store::Ingest;
 
 /// How often in a row a blob is resumed without [`PROGRESS`] in between.
@@ -76,6 +76,11 @@ impl Supply {
     /// The number of the source in use.
     pub(super) fn source(&self) -> usize {
         self.source
+    }
+
+    /// What stands behind the source in use.
+    pub(super) fn kind(&self) -> SourceKind {
+        self.upstream.sources.get(self.source).map_or(SourceKind::Origin, |source| source.kind())
     }
 
     /// Where the source in use puts the bytes itself, if it does.

@@ -157,8 +157,9 @@ impl Task {
                     differs_at = differed;
                     self.progress.send_modify(|progress| progress.wrong = Some(source));
                     self.shared.upstream.sources[source].settled(&digest, false);
-                    let label = self.shared.upstream.sources[source].label();
-                    self.shared.metrics.mismatched();
+                    let from = &self.shared.upstream.sources[source];
+                    let label = from.label();
+                    self.shared.metrics.mismatched(from.kind());
                     tracing::warn!(name = %self.shared.ask.name, %digest, %found, source = label, "a source sent wrong bytes");
                     // Where a later source went on, either may have been wrong: the later one is tried alone.
                     let passed_over = (source + count - self.first) % count + 1;
@@ -208,6 +209,7 @@ impl Task {
             if batched > 0
                 && let Some(taken) = attempt.take()
             {
+                self.shared.metrics.fetched(self.shared.upstream.sources[source].kind(), batched as u64);
                 let (batch, ingest) = (std::mem::take(&mut batch), ingest.clone());
                 batched = 0;
                 writing = Some(tokio::task::spawn_blocking(move || take_in(taken, &batch, &*ingest, compare, source)));

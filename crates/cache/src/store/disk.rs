@@ -371,7 +371,7 @@ impl DiskStore {
                 return Err(StoreError::TooLarge { size, budget });
             }
             // With room made beforehand the store is above its budget for as short a time as possible.
-            if bytes + size > budget {
+            if bytes.saturating_add(size) > budget {
                 self.evict_until(low_water(budget).saturating_sub(size))?;
             }
         }
