@@ -476,3 +476,42 @@ async fn a_size_beyond_all_reason_is_no_more_than_an_error() {
     assert!(store.open(&kept).await.unwrap().is_some(), "what is there stays");
     assert_eq!((leftovers(&store), store.usage().bytes), (0, 10_000));
 }
+
+#[tokio::test]
+async fn a_blob_is_in_use_while_those_read_it_who_joined_its_fill() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), 15_000).unwrap();
+    let bytes = content(b'a', 10_000);
+    let digest = Digest::sha256(&bytes);
+    let ingest = store.ingest(&digest, Some(10_000)).await.unwrap();
+    let joined = ingest.file().clone();
+    ingest.write_at(&bytes, 0).unwrap();
+    ingest.commit(10_000).unwrap();
+    drop(ingest);
+    put(&store, &content(b'b', 10_000)).await;
+    // Room was wanted, but what is being read would have freed none.
+    assert!(path_of(&store, &digest).exists());
+    assert_eq!(store.usage().bytes, 20_000);
+    drop(joined);
+    let end = Instant::now() + Duration::from_secs(20);
+    while store.usage().bytes > 15_000 {
+        store.evict().await.unwrap();
+        assert!(Instant::now() < end, "what nobody reads any more is dropped");
+        tokio::task::yield_now().await;
+    }
+    assert!(!path_of(&store, &digest).exists());
+}
+
+#[tokio::test]
+async fn a_blob_that_is_opened_twice_is_in_use_while_either_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), 15_000).unwrap();
+    let digest = put(&store, &content(b'a', 10_000)).await;
+    let first = store.open(&digest).await.unwrap().expect("it is there");
+    // Eviction closes what it looks at, so that the next one opens it anew.
+    put(&store, &content(b'b', 10_000)).await;
+    drop(store.open(&digest).await.unwrap().expect("it is there"));
+    put(&store, &content(b'c', 4_000)).await;
+    assert!(path_of(&store, &digest).exists());
+    drop(first);
+}

@@ -73,7 +73,15 @@ type Slot = Mutex<Option<OpenFile>>;
 /// A blob that was opened, for as long as it is kept open or anybody reads it.
 struct Known {
     slot: Weak<Slot>,
-    file: Weak<File>,
+    /// All that is open of it: those who joined its fill read from the fill's own file, and those who opened it before it
+    /// was closed and opened again from the earlier one.
+    files: Vec<Weak<File>>,
+}
+
+impl Known {
+    fn is_open(&self) -> bool {
+        self.files.iter().any(|file| file.strong_count() > 0)
+    }
 }
 
 /// Blobs opened lately stay open, which saves a path look-up per request, and are known while anybody reads them, which
@@ -86,14 +94,21 @@ struct Files {
 }
 
 impl Files {
-    fn remember(&self, digest: &Digest, file: File) -> Arc<File> {
+    /// Keeps a blob open. `filled` is the file that it came in through, which others may be reading.
+    fn remember(&self, digest: &Digest, file: File, filled: Option<&Arc<File>>) -> Arc<File> {
         let file = Arc::new(file);
         let slot = Arc::new(Mutex::new(Some(OpenFile { file: file.clone(), touched: Instant::now() })));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= 2048 && known.len().is_power_of_two() {
-            known.retain(|_, known| known.file.strong_count() > 0);
+            known.retain(|_, known| known.is_open());
         }
-        known.insert(*digest, Known { slot: Arc::downgrade(&slot), file: Arc::downgrade(&file) });
+        let entry = known.entry(*digest).or_insert_with(|| Known { slot: Weak::new(), files: Vec::new() });
+        // The cache lets go of what it replaces some time later.
+        if let Some(old) = std::mem::replace(&mut entry.slot, Arc::downgrade(&slot)).upgrade() {
+            old.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        entry.files.retain(|file| file.strong_count() > 0);
+        entry.files.extend(filled.into_iter().chain([&file]).map(Arc::downgrade));
         drop(known);
         self.recent.insert(*digest, slot);
         file
@@ -124,11 +139,11 @@ impl Files {
     fn forget(&self, digest: &Digest) -> bool {
         self.recent.invalidate(digest);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Known { slot, file }) = known.get(digest) else { return false };
-        if let Some(slot) = slot.upgrade() {
+        let Some(entry) = known.get(digest) else { return false };
+        if let Some(slot) = entry.slot.upgrade() {
             slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
-        let busy = file.strong_count() > 0;
+        let busy = entry.is_open();
         if !busy {
             known.remove(digest);
         }
@@ -296,7 +311,7 @@ impl DiskStore {
             }
         }
         let _ = seal::touch(&file);
-        Ok(Some(Blob::File { size: stat.st_size as u64, file: self.files.remember(digest, file) }))
+        Ok(Some(Blob::File { size: stat.st_size as u64, file: self.files.remember(digest, file, None) }))
     }
 
     /// Moves a bad blob to the quarantine, where the last of its name is kept for inspection.
@@ -389,8 +404,8 @@ impl DiskStore {
         }
     }
 
-    pub(super) fn adopt(&self, digest: &Digest, file: File) -> Arc<File> {
-        self.files.remember(digest, file)
+    pub(super) fn adopt(&self, digest: &Digest, file: File, filled: &Arc<File>) -> Arc<File> {
+        self.files.remember(digest, file, Some(filled))
     }
 
     /// Deletes a blob unless somebody reads or fills it; tells whether it went.

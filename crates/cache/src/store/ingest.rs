@@ -108,7 +108,7 @@ impl Ingest for DiskIngest {
         self.store.release(self.charged.load(Ordering::Relaxed));
         self.store.release(replaced);
         self.store.charge(size);
-        Ok(Blob::File { file: self.store.adopt(&self.digest, file), size })
+        Ok(Blob::File { file: self.store.adopt(&self.digest, file, &self.file), size })
     }
 }
 
