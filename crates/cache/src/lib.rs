@@ -11,6 +11,7 @@
 
 mod access;
 mod blobs;
+mod blocking;
 mod credential;
 mod documents;
 mod engine;

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oci::{Algorithm, Digest, Manifest, MediaType, Name, Reference, Tag};
 
+use crate::blocking::blocking;
 use crate::engine::{Engine, Inner, StoredManifest};
 use crate::reply::{Blob, Error, ManifestReply, Outcome, Request};
 use crate::source::{FailureKind, ManifestBody, Source, SourceError, Upstream};
@@ -274,11 +275,11 @@ impl Inner {
     async fn keep_bytes(&self, digest: &Digest, bytes: &Bytes) -> Result<(), StoreError> {
         let ingest = self.store.ingest(digest, Some(bytes.len() as u64)).await?;
         let bytes = bytes.clone();
-        let kept = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             ingest.write_at(&bytes, 0)?;
             ingest.commit(bytes.len() as u64).map(drop)
-        });
-        kept.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        })
+        .await
     }
 }
 
@@ -310,12 +311,12 @@ pub(crate) async fn read_whole(blob: Blob) -> std::io::Result<Bytes> {
     match blob {
         Blob::Memory(bytes) => Ok(bytes),
         Blob::File { file, size } => {
-            let read = tokio::task::spawn_blocking(move || {
+            blocking(move || {
                 use std::os::unix::fs::FileExt;
                 let mut bytes = vec![0; size as usize];
                 file.read_exact_at(&mut bytes, 0).map(|()| Bytes::from(bytes))
-            });
-            read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+            })
+            .await
         }
     }
 }

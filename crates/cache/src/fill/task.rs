@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::HELD_BACK;
 use super::progress::{Filling, Handoff, Progress, Shared, State};
 use super::supply::Supply;
+use crate::blocking::{blocking, outcome};
 use crate::metrics::{FillResult, Metrics};
 use crate::reply::{Blob, Error};
 use crate::source::{Ask, FailureKind, SourceError, Upstream};
@@ -216,9 +217,8 @@ impl Task {
             }
             tokio::select! {
                 biased;
-                done = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
+                done = async { outcome(writing.as_mut().expect("guarded")).await }, if writing.is_some() => {
                     writing = None;
-                    let done = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
                     let done = done.map_err(|(error, handoff)| Stop::Disk(error, handoff))?;
                     if !compare {
                         self.release(done.written, size);
@@ -275,8 +275,7 @@ impl Task {
             progress.state = State::Whole(verified);
         });
         let committing = ingest.clone();
-        let committed = tokio::task::spawn_blocking(move || committing.commit(size)).await;
-        match committed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+        match blocking(move || committing.commit(size)).await {
             Ok(blob) => Ok(blob),
             Err(error) => {
                 self.shared.metrics.store_error(&error);
