@@ -515,3 +515,25 @@ async fn a_blob_that_is_opened_twice_is_in_use_while_either_is_read() {
     assert!(path_of(&store, &digest).exists());
     drop(first);
 }
+
+#[tokio::test]
+async fn a_scrub_leaves_what_has_taken_the_place_of_a_bad_blob() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    let bytes = content(b'a', 100_000);
+    let digest = put(&store, &bytes).await;
+    File::options().write(true).open(path_of(&store, &digest)).unwrap().write_all_at(b"decay", 500).unwrap();
+    let mut replaced = false;
+    let report = cache::scrub(&store, |_| {
+        // While the bad one is being hashed, it is fetched again.
+        if !std::mem::replace(&mut replaced, true) {
+            let new = folder.path().join("ingest/new");
+            fs::write(&new, &bytes).unwrap();
+            fs::rename(&new, path_of(&store, &digest)).unwrap();
+        }
+    })
+    .unwrap();
+    assert!(replaced);
+    assert_eq!(report.quarantined, []);
+    assert_eq!(read(&store, &digest).await.unwrap(), bytes);
+}

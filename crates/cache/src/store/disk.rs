@@ -16,6 +16,7 @@ use super::ingest::DiskIngest;
 use super::layout::Layout;
 use super::scrub::ScrubReport;
 use super::{Ingest, Record, Store, StoreError, Usage, quarantine, seal};
+use crate::blocking::blocking;
 use crate::reply::Blob;
 
 /// How a disk store is opened.
@@ -278,14 +279,14 @@ impl DiskStore {
             Ok(file) => file,
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
-                self.set_aside(digest, "it is no regular file");
+                self.set_aside(digest, None, "it is no regular file");
                 return Ok(None);
             }
             Err(error) => return Err(StoreError::io("opening a blob")(error.into())),
         };
         let stat = rustix::fs::fstat(&file).map_err(|error| StoreError::io("looking at a blob")(error.into()))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            self.set_aside(digest, "it is no regular file");
+            self.set_aside(digest, Some(&stat), "it is no regular file");
             return Ok(None);
         }
         Ok(Some((File::from(file), stat)))
@@ -300,11 +301,11 @@ impl DiskStore {
                     let _ = seal::apply(&file, digest, stat.st_size as u64);
                 }
                 Ok(_) => {
-                    self.set_aside(digest, "its bytes have another digest");
+                    self.set_aside(digest, Some(&stat), "its bytes have another digest");
                     return Ok(None);
                 }
                 Err(error) => {
-                    self.set_aside(digest, "it cannot be read");
+                    self.set_aside(digest, Some(&stat), "it cannot be read");
                     tracing::warn!(%digest, %error, "a blob cannot be read");
                     return Ok(None);
                 }
@@ -314,11 +315,21 @@ impl DiskStore {
         Ok(Some(Blob::File { size: stat.st_size as u64, file: self.files.remember(digest, file, None) }))
     }
 
-    /// Moves a bad blob to the quarantine, where the last of its name is kept for inspection.
-    pub(super) fn set_aside(&self, digest: &Digest, why: &'static str) {
-        self.files.forget(digest);
+    /// Moves a bad blob to the quarantine, where the last of its name is kept for inspection. If the bad file is known and
+    /// another one has taken its place meanwhile, that one stays; tells whether the bad one was still there.
+    pub(super) fn set_aside(&self, digest: &Digest, bad: Option<&rustix::fs::Stat>, why: &'static str) -> bool {
         let path = self.blob_path(digest);
-        let size = fs::symlink_metadata(&path).map_or(0, |meta| meta.len());
+        // Nothing takes its place between the look and the move.
+        let _one_at_a_time = self.renaming.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = rustix::fs::lstat(&path);
+        if let Some(bad) = bad
+            && !there.is_ok_and(|there| (there.st_dev, there.st_ino) == (bad.st_dev, bad.st_ino))
+        {
+            tracing::debug!(%digest, why, "a stored blob was bad, and is gone or replaced");
+            return false;
+        }
+        self.files.forget(digest);
+        let size = there.map_or(0, |there| there.st_size as u64);
         let folder = self.layout.root.join("quarantine");
         let aside = folder.join(format!("{}-{}", digest.algorithm(), digest.hex()));
         let moved =
@@ -333,6 +344,7 @@ impl DiskStore {
             Ok(()) => tracing::warn!(%digest, why, "a stored blob is bad: set aside, to be fetched again"),
             Err(error) => tracing::error!(%digest, why, %error, "a stored blob is bad and cannot be set aside"),
         }
+        true
     }
 
     fn read_blocking(&self, record: &Record) -> Result<Option<Bytes>, StoreError> {
@@ -444,14 +456,6 @@ fn make_synced(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs what blocks on the disk away from the workers that serve.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
 /// A store behind an `Arc`, which its blocking work shares.
 #[async_trait]
 impl Store for Arc<DiskStore> {
@@ -480,7 +484,7 @@ impl Store for Arc<DiskStore> {
 
     async fn quarantine(&self, digest: &Digest) {
         let (store, digest) = (self.clone(), *digest);
-        blocking(move || store.set_aside(&digest, "it could not be read")).await;
+        blocking(move || store.set_aside(&digest, None, "it could not be read")).await;
     }
 
     async fn over_budget(&self) {

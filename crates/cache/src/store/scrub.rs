@@ -80,13 +80,15 @@ pub(super) fn scrub_paced(
                 }
             }
             Ok(_) => {
-                store.set_aside(digest, "its bytes have another digest");
-                report.quarantined.push(*digest);
+                if store.set_aside(digest, Some(&stat), "its bytes have another digest") {
+                    report.quarantined.push(*digest);
+                }
             }
             Err(error) => {
                 tracing::warn!(%digest, %error, "a blob cannot be read");
-                store.set_aside(digest, "it cannot be read");
-                report.quarantined.push(*digest);
+                if store.set_aside(digest, Some(&stat), "it cannot be read") {
+                    report.quarantined.push(*digest);
+                }
             }
         }
     }
