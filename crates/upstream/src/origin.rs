@@ -1,6 +1,7 @@
 use async_trait::async_trait;
 use cache::{
     Ask, BlobBody, BlobHead, Document, DocumentQuery, FailureKind, ManifestBody, ManifestHead, Source, SourceError,
+    SourceKind,
 };
 use http::{HeaderValue, Method, StatusCode};
 use oci::{Digest, MANIFEST_LIMIT, MANIFEST_TYPES, MediaType, Reference};
@@ -18,18 +19,17 @@ const INDEX: HeaderValue = HeaderValue::from_static("application/vnd.oci.image.i
 /// An endpoint of an upstream, asked by the distribution API.
 pub(crate) struct Origin {
     exchange: Exchange,
-    /// It has asked the origin itself: what it refuses is refused.
-    is_front: bool,
+    kind: SourceKind,
 }
 
 impl Origin {
     pub(crate) fn new(exchange: Exchange) -> Origin {
-        Origin { exchange, is_front: false }
+        Origin { exchange, kind: SourceKind::Origin }
     }
 
     /// A larder registry in front of an upstream's own endpoints.
     pub(crate) fn front(exchange: Exchange) -> Origin {
-        Origin { exchange, is_front: true }
+        Origin { exchange, kind: SourceKind::Registry }
     }
 
     /// Sends a request; the answer's status is one that gives what was asked.
@@ -107,8 +107,8 @@ impl Source for Origin {
         self.exchange.is_scarce()
     }
 
-    fn has_the_last_word(&self) -> bool {
-        self.is_front
+    fn kind(&self) -> SourceKind {
+        self.kind
     }
 
     async fn head_manifest(&self, ask: &Ask, reference: &Reference) -> Result<ManifestHead, SourceError> {

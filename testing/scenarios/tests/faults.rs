@@ -24,7 +24,7 @@ fn gets() -> Rule {
 }
 
 fn mismatches(larder: &Larder) -> f64 {
-    larder.metric("larder_digest_mismatch_total", &[("source", "upstream")])
+    larder.metric("larder_digest_mismatch_total", &[("source", "origin")])
 }
 
 #[track_caller]

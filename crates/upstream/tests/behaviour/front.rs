@@ -1,4 +1,4 @@
-use cache::{Authority, FailureKind, Upstreams};
+use cache::{Authority, FailureKind, SourceKind, Upstreams};
 use faulty::{Fault, Kind, Rule, Upstream};
 use upstream::{Directory, Front, Metrics, Settings, SettingsError};
 
@@ -19,7 +19,7 @@ async fn the_registry_in_front_is_asked_for_the_whole_name() {
     let upstream = behind(&front, &origin);
     assert_eq!(upstream.sources.len(), 2);
     let source = &*upstream.sources[0];
-    assert!(source.has_the_last_word() && !upstream.sources[1].has_the_last_word());
+    assert_eq!((source.kind(), upstream.sources[1].kind()), (SourceKind::Registry, SourceKind::Origin));
     assert_eq!(source.manifest(&ask(&ANYBODY), &tag("latest")).await.unwrap().bytes, image.bytes);
     let layer = image.layers[0].parse().unwrap();
     assert_eq!(fetch(source, &ask(&ANYBODY), &layer).await.unwrap().len(), SIZE);
