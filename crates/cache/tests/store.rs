@@ -537,3 +537,44 @@ async fn a_scrub_leaves_what_has_taken_the_place_of_a_bad_blob() {
     assert_eq!(report.quarantined, []);
     assert_eq!(read(&store, &digest).await.unwrap(), bytes);
 }
+
+#[tokio::test]
+async fn room_is_made_for_bytes_that_come_and_not_for_those_that_are_announced() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), 1_000_000).unwrap();
+    let mut kept = Vec::new();
+    for n in 0..90 {
+        kept.push(put(&store, &content(n, 10_000)).await);
+    }
+    let there = |store: &Disk| kept.iter().filter(|digest| path_of(store, digest).exists()).count();
+    let bytes = content(b'x', 990_000);
+    let digest = Digest::sha256(&bytes);
+    let liar = store.ingest(&digest, Some(990_000)).await.unwrap();
+    liar.write_at(&bytes[..1000], 0).unwrap();
+    assert!(there(&store) >= 85, "{} of 90 are left", there(&store));
+    drop(liar);
+    assert_eq!(store.usage().bytes, 10_000 * there(&store) as u64);
+    // What does come finds room as it comes.
+    let honest = store.ingest(&digest, Some(990_000)).await.unwrap();
+    for (n, part) in bytes.chunks(9_000).enumerate() {
+        honest.write_at(part, n as u64 * 9_000).unwrap();
+        assert!(store.usage().bytes <= 1_000_000, "{} bytes after {n} parts", store.usage().bytes);
+    }
+    honest.commit(990_000).unwrap();
+    drop(honest);
+    assert_eq!(read(&store, &digest).await.unwrap(), bytes);
+    assert_eq!((leftovers(&store), store.usage().bytes), (0, 990_000 + 10_000 * there(&store) as u64));
+}
+
+#[tokio::test]
+async fn what_turns_out_to_be_larger_than_the_budget_is_refused_as_it_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), 50_000).unwrap();
+    let bytes = content(b'a', 30_000);
+    let ingest = store.ingest(&Digest::sha256(b"endless"), None).await.unwrap();
+    ingest.write_at(&bytes, 0).unwrap();
+    let error = ingest.write_at(&bytes, 30_000).expect_err("it is refused");
+    assert!(matches!(error, StoreError::TooLarge { size: 60_000, budget: 50_000 }), "{error}");
+    drop(ingest);
+    assert_eq!((leftovers(&store), store.usage().bytes), (0, 0));
+}

@@ -197,7 +197,7 @@ impl DiskStore {
     }
 
     /// The budget in bytes. A share is of the whole file system, and never more than what is there beside other files.
-    fn budget_bytes(&self) -> u64 {
+    pub(super) fn budget_bytes(&self) -> u64 {
         match self.budget {
             Budget::Bytes(bytes) => bytes,
             Budget::Share(share) => self.share(share),
@@ -393,19 +393,18 @@ impl DiskStore {
 
     fn begin(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Result<DiskIngest, StoreError> {
         if let Some(size) = size {
-            let Usage { bytes, budget, .. } = self.usage();
+            let budget = self.usage().budget;
             if size > budget {
                 return Err(StoreError::TooLarge { size, budget });
             }
-            // With room made beforehand the store is above its budget for as short a time as possible.
-            if bytes.saturating_add(size) > budget {
-                self.evict_until(low_water(budget).saturating_sub(size))?;
+            // What cannot fit even if all else goes need not begin.
+            if size > self.step() && size > self.within_reach() {
+                return Err(StoreError::Full);
             }
         }
         match DiskIngest::begin(self, digest, size) {
             Err(StoreError::Full) => {
-                let wanted = size.unwrap_or(64 << 20);
-                self.evict_until(self.usage().bytes.saturating_sub(wanted))?;
+                self.free(STEP)?;
                 DiskIngest::begin(self, digest, size)
             }
             Err(StoreError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
@@ -414,6 +413,34 @@ impl DiskStore {
             }
             other => other,
         }
+    }
+
+    /// How many bytes the disk has for a blob if all others go.
+    fn within_reach(&self) -> u64 {
+        let free =
+            rustix::fs::statvfs(&self.layout.root).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        free.saturating_add(self.used.load(Ordering::Relaxed))
+    }
+
+    /// How much room is made at a time for a blob of which nothing more is known than what a source says: it may say
+    /// anything, and what is in the store must not go for a word.
+    pub(super) fn step(&self) -> u64 {
+        (self.budget_bytes() / 20).min(STEP)
+    }
+
+    /// Drops what was used longest ago, if the store would be over its budget with `more` bytes. With room made beforehand
+    /// it is above its budget for as short a time as possible.
+    pub(super) fn make_room(self: &Arc<Self>, more: u64) -> Result<(), StoreError> {
+        let Usage { bytes, budget, .. } = self.usage();
+        if bytes.saturating_add(more) > budget {
+            self.evict_until(low_water(budget).saturating_sub(more))?;
+        }
+        Ok(())
+    }
+
+    /// Drops what was used longest ago, so that the disk has `bytes` more if that much is there to be dropped.
+    pub(super) fn free(self: &Arc<Self>, bytes: u64) -> Result<(), StoreError> {
+        self.evict_until(self.usage().bytes.saturating_sub(bytes)).map(drop)
     }
 
     pub(super) fn adopt(&self, digest: &Digest, file: File, filled: &Arc<File>) -> Arc<File> {
@@ -426,6 +453,9 @@ impl DiskStore {
         !filling && !self.files.forget(digest) && fs::remove_file(self.blob_path(digest)).is_ok()
     }
 }
+
+/// The most that is reserved for a fill ahead of what has come, in bytes.
+const STEP: u64 = 64 << 20;
 
 /// Where eviction stops: a little below the budget, so that not every blob that comes in costs a look at all blobs.
 fn low_water(budget: u64) -> u64 {

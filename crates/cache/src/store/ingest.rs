@@ -17,6 +17,8 @@ pub(super) struct DiskIngest {
     digest: Digest,
     path: PathBuf,
     file: Arc<File>,
+    /// How many bytes are to come, as a source says.
+    size: Option<u64>,
     /// Bytes charged to the store's budget so far.
     charged: AtomicU64,
     committed: AtomicBool,
@@ -26,27 +28,68 @@ impl DiskIngest {
     pub(super) fn begin(store: &Arc<DiskStore>, digest: &Digest, size: Option<u64>) -> Result<DiskIngest, StoreError> {
         let path = store.new_ingest_path(&digest.hex()[..12]);
         let file = create(&path).map_err(StoreError::io("making a file for a fill"))?;
-        if let Some(size @ 1..) = size {
-            // Space that is not there is found out now, when nothing has been sent yet.
-            use rustix::fs::{FallocateFlags, fallocate};
-            if let Err(error) = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size)
-                && !matches!(error, rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS)
-            {
-                let _ = fs::remove_file(&path);
-                return Err(StoreError::io("reserving space for a fill")(error.into()));
-            }
-        }
-        let charged = size.unwrap_or(0);
-        store.charge(charged);
         *store.filling.lock().unwrap_or_else(PoisonError::into_inner).entry(*digest).or_default() += 1;
-        Ok(DiskIngest {
+        let ingest = DiskIngest {
             store: store.clone(),
             digest: *digest,
             path,
             file: Arc::new(file),
-            charged: AtomicU64::new(charged),
+            size,
+            charged: AtomicU64::new(0),
             committed: AtomicBool::new(false),
-        })
+        };
+        if size.is_some_and(|size| size > 0) {
+            store.make_room(ingest.ahead_of(0))?;
+            // Space that is not there is best found out now, when nothing has been sent yet.
+            ingest.reserve(0)?;
+        }
+        Ok(ingest)
+    }
+
+    /// Up to where there should be room when bytes up to `end` are there.
+    fn ahead_of(&self, end: u64) -> u64 {
+        match self.size {
+            Some(size) => end.saturating_add(self.store.step()).min(size).max(end),
+            None => end,
+        }
+    }
+
+    /// Charges the store with what comes up to `end`, and some more if more is to come; reserves the space for it.
+    fn reserve(&self, end: u64) -> Result<(), StoreError> {
+        let until = self.ahead_of(end);
+        let before = self.charged.fetch_max(until, Ordering::Relaxed);
+        if until <= before {
+            return Ok(());
+        }
+        self.store.charge(until - before);
+        if self.size.is_some() {
+            use rustix::fs::{FallocateFlags, fallocate};
+            if let Err(error) = fallocate(&self.file, FallocateFlags::KEEP_SIZE, before, until - before)
+                && !matches!(error, rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS)
+            {
+                return Err(StoreError::io("reserving space for a fill")(error.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for what comes up to `end`.
+    fn extend(&self, end: u64) -> Result<(), StoreError> {
+        let budget = self.store.budget_bytes();
+        if end > budget {
+            return Err(StoreError::TooLarge { size: end, budget });
+        }
+        // What cannot be dropped now is dropped later; the disk has the last word.
+        let more = self.ahead_of(end).saturating_sub(self.charged.load(Ordering::Relaxed));
+        let _ = self.store.make_room(more);
+        match self.reserve(end) {
+            Err(StoreError::Full) => {
+                self.store.free(self.store.step())?;
+                // What was charged is not charged again.
+                Ok(())
+            }
+            reserved => reserved,
+        }
     }
 
     /// Gives the verified file its name; returns it as the blob, and how many bytes it replaced.
@@ -95,9 +138,8 @@ impl Ingest for DiskIngest {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         let end = offset + bytes.len() as u64;
-        let before = self.charged.fetch_max(end, Ordering::Relaxed);
-        if end > before {
-            self.store.charge(end - before);
+        if end > self.charged.load(Ordering::Relaxed) {
+            self.extend(end)?;
         }
         self.file.write_all_at(bytes, offset).map_err(StoreError::io("writing a fill"))
     }
