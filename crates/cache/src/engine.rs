@@ -19,6 +19,9 @@ use crate::source::{Ask, DocumentQuery, FailureKind, Source, SourceError, Upstre
 use crate::store::Store;
 use crate::tags::Tags;
 
+/// The shortest and the longest time from one eviction to the next.
+const PACE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
 /// How the engine works.
 #[derive(Clone, Debug)]
 pub struct EngineSettings {
@@ -314,6 +317,7 @@ impl Inner {
 
     /// Background work: drops what was used longest ago while the store is over its budget.
     async fn keep_budget(self: Arc<Self>) {
+        let mut pause = PACE.0;
         loop {
             self.store.protect(self.pinned().await);
             tokio::select! {
@@ -324,18 +328,21 @@ impl Inner {
             }
             self.store.protect(self.pinned().await);
             match self.store.evict().await {
-                Ok((blobs, bytes)) => {
-                    if blobs > 0 {
-                        tracing::info!(blobs, bytes, "evicted what was used longest ago");
-                    }
+                Ok((blobs, bytes)) if blobs > 0 => {
+                    tracing::info!(blobs, bytes, "evicted what was used longest ago");
+                    pause = PACE.0;
                 }
-                Err(error) => self.metrics.store_error(&error),
+                // Nothing could be dropped, because all is pinned or being read: that may last.
+                Ok(_) => pause = (pause * 2).min(PACE.1),
+                Err(error) => {
+                    self.metrics.store_error(&error);
+                    pause = (pause * 2).min(PACE.1);
+                }
             }
             self.metrics.usage(self.store.usage());
-            // Where nothing could be dropped, because all is pinned or being read, it is tried again at this pace.
             tokio::select! {
                 () = self.cancel.cancelled() => return,
-                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

@@ -578,3 +578,30 @@ async fn what_turns_out_to_be_larger_than_the_budget_is_refused_as_it_comes() {
     drop(ingest);
     assert_eq!((leftovers(&store), store.usage().bytes), (0, 0));
 }
+
+#[tokio::test]
+async fn a_store_of_which_nothing_can_be_dropped_is_not_looked_at_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    let (pinned, read) = (put(&store, &content(b'a', 10_000)).await, put(&store, &content(b'b', 10_000)).await);
+    drop(store);
+    let store = open_with(folder.path(), 5_000).unwrap();
+    store.protect(HashSet::from([pinned]));
+    let reader = store.open(&read).await.unwrap().expect("it is there");
+    tokio::time::timeout(Duration::from_secs(20), store.over_budget()).await.expect("it is over its budget");
+    assert_eq!(store.evict().await.unwrap(), (0, 0));
+    // Without its folder, every look fails.
+    let (blobs, away) = (folder.path().join("blobs"), folder.path().join("away"));
+    fs::rename(&blobs, &away).unwrap();
+    store.protect(HashSet::from([pinned]));
+    for _ in 0..3 {
+        assert_eq!(store.evict().await.unwrap(), (0, 0), "it is looked at again");
+    }
+    store.protect(HashSet::new());
+    assert!(store.evict().await.is_err(), "what is protected has changed");
+    fs::rename(&away, &blobs).unwrap();
+    assert_eq!(store.evict().await.unwrap(), (1, 10_000));
+    assert_eq!(store.evict().await.unwrap(), (0, 0));
+    drop(reader);
+    assert_eq!(store.evict().await.unwrap(), (1, 10_000), "nobody reads it any more");
+}

@@ -12,6 +12,7 @@ use oci::Digest;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, utimensat};
 use tokio::sync::Notify;
 
+use super::evict::Fruitless;
 use super::ingest::DiskIngest;
 use super::layout::Layout;
 use super::scrub::ScrubReport;
@@ -53,6 +54,9 @@ pub struct DiskStore {
     arrived: Mutex<Option<HashSet<Digest>>>,
     pressure: Notify,
     files: Files,
+    /// Counts what may make something droppable that was not: blobs that came in, and what is protected.
+    pub(super) changes: AtomicU64,
+    pub(super) fruitless: Mutex<Option<Fruitless>>,
     pub(super) evictions: AtomicU64,
     pub(super) evicted: AtomicU64,
     next_ingest: AtomicU64,
@@ -136,6 +140,15 @@ impl Files {
         None
     }
 
+    /// Whether somebody reads a blob; that it is kept open is no reading.
+    fn is_read(&self, digest: &Digest) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = known.get(digest) else { return false };
+        let slot = entry.slot.upgrade();
+        let kept = slot.is_some_and(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).is_some());
+        entry.files.iter().map(Weak::strong_count).sum::<usize>() > usize::from(kept)
+    }
+
     /// Closes a blob and tells whether somebody still reads it.
     fn forget(&self, digest: &Digest) -> bool {
         self.recent.invalidate(digest);
@@ -178,6 +191,8 @@ impl DiskStore {
                 recent: moka::sync::Cache::builder().max_capacity((descriptors / 8).min(512)).build(),
                 known: Mutex::new(HashMap::new()),
             },
+            changes: AtomicU64::new(0),
+            fruitless: Mutex::default(),
             evictions: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             next_ingest: AtomicU64::new(0),
@@ -447,10 +462,18 @@ impl DiskStore {
         self.files.remember(digest, file, Some(filled))
     }
 
+    /// Whether somebody reads or fills a blob.
+    pub(super) fn is_busy(&self, digest: &Digest) -> bool {
+        self.is_filled(digest) || self.files.is_read(digest)
+    }
+
+    fn is_filled(&self, digest: &Digest) -> bool {
+        self.filling.lock().unwrap_or_else(PoisonError::into_inner).contains_key(digest)
+    }
+
     /// Deletes a blob unless somebody reads or fills it; tells whether it went.
     pub(super) fn remove(&self, digest: &Digest) -> bool {
-        let filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner).contains_key(digest);
-        !filling && !self.files.forget(digest) && fs::remove_file(self.blob_path(digest)).is_ok()
+        !self.is_filled(digest) && !self.files.forget(digest) && fs::remove_file(self.blob_path(digest)).is_ok()
     }
 }
 
@@ -547,7 +570,11 @@ impl Store for Arc<DiskStore> {
     }
 
     fn protect(&self, keep: HashSet<Digest>) {
-        *self.protected.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(keep);
+        let mut protected = self.protected.lock().unwrap_or_else(PoisonError::into_inner);
+        if **protected != keep {
+            *protected = Arc::new(keep);
+            self.changes.fetch_add(1, Ordering::Release);
+        }
     }
 
     fn usage(&self) -> Usage {

@@ -1,6 +1,7 @@
 use std::collections::BinaryHeap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use oci::Digest;
 
@@ -10,6 +11,19 @@ use super::{Store, StoreError};
 /// How many candidates one look at the store remembers: enough to make a look rare, little enough to be nothing in
 /// memory (about 1 MiB).
 const CANDIDATES: usize = 8192;
+
+/// How long nothing is tried after blobs could not be deleted though nobody uses them.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(5);
+
+/// What a look at the store found that could drop nothing. Until that has changed, another look would find the same.
+pub(super) struct Fruitless {
+    /// [`DiskStore::changes`] before the look.
+    changes: u64,
+    /// What was being read or filled.
+    busy: Vec<Digest>,
+    /// When to try again, if something could not be deleted.
+    retry: Option<Instant>,
+}
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
@@ -21,7 +35,11 @@ struct Candidate {
 impl DiskStore {
     /// Deletes what was used longest ago until at most `target` bytes are held; returns how many blobs and bytes went.
     pub(super) fn evict_until(self: &Arc<Self>, target: u64) -> Result<(u64, u64), StoreError> {
+        if self.usage().bytes > target && self.is_fruitless() {
+            return Ok((0, 0));
+        }
         self.count()?;
+        let changes = self.changes.load(Ordering::Acquire);
         let keep = self.protected.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut blobs, mut bytes) = (0, 0);
         while self.usage().bytes > target {
@@ -40,11 +58,17 @@ impl DiskStore {
                 }
             })?;
             let mut progress = false;
+            let mut busy = Vec::new();
+            let mut failed = false;
             for candidate in oldest.into_sorted_vec() {
                 if self.usage().bytes <= target {
                     break;
                 }
-                if self.remove(&candidate.digest) {
+                if self.is_busy(&candidate.digest) {
+                    busy.push(candidate.digest);
+                } else if !self.remove(&candidate.digest) {
+                    failed = true;
+                } else {
                     tracing::debug!(digest = %candidate.digest, size = candidate.size, "evicted");
                     self.release(candidate.size);
                     self.evictions.fetch_add(1, Ordering::Relaxed);
@@ -55,9 +79,22 @@ impl DiskStore {
                 }
             }
             if !progress {
+                let retry = failed.then(|| Instant::now() + AFTER_A_FAILURE);
+                *self.fruitless.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(Fruitless { changes, busy, retry });
                 break;
             }
         }
         Ok((blobs, bytes))
+    }
+
+    /// Whether nothing has changed since a look at the store that could drop nothing.
+    fn is_fruitless(&self) -> bool {
+        let fruitless = self.fruitless.lock().unwrap_or_else(PoisonError::into_inner);
+        fruitless.as_ref().is_some_and(|last| {
+            last.changes == self.changes.load(Ordering::Acquire)
+                && last.retry.is_none_or(|retry| Instant::now() < retry)
+                && last.busy.iter().all(|digest| self.is_busy(digest))
+        })
     }
 }

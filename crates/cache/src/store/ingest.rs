@@ -150,6 +150,7 @@ impl Ingest for DiskIngest {
         self.store.release(self.charged.load(Ordering::Relaxed));
         self.store.release(replaced);
         self.store.charge(size);
+        self.store.changes.fetch_add(1, Ordering::Release);
         Ok(Blob::File { file: self.store.adopt(&self.digest, file, &self.file), size })
     }
 }
