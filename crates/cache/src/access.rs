@@ -1,4 +1,5 @@
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -34,6 +35,9 @@ pub(crate) enum Who {
 pub(crate) struct Access {
     key: [u8; 32],
     public: Cache<Name, Mark>,
+    /// What is public no longer although its record still says so, for the disk does not let go of it. There is one at most
+    /// for each record.
+    unerased: Mutex<HashSet<Name>>,
     grants: Cache<(Name, Fingerprint), Mark>,
     public_for: Duration,
     grant_for: Duration,
@@ -79,6 +83,7 @@ impl Access {
         Access {
             key,
             public: Cache::new(20_000),
+            unerased: Mutex::default(),
             grants: Cache::builder().max_capacity(50_000).time_to_live(grant_outage.max(grant_for)).build(),
             public_for,
             grant_for,
@@ -153,6 +158,7 @@ impl Access {
                 let known = self.public.get(name).is_some_and(|mark| mark.age() < self.public_for / 2);
                 if !known {
                     self.public.insert(name.clone(), Mark::now());
+                    self.unerased().remove(name);
                     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
                     let record = Record::new(name, RecordKind::Public);
                     // A store that does not take it costs one question to the origin after the next start.
@@ -171,10 +177,14 @@ impl Access {
         match authority {
             Authority::Anonymous => {
                 // Only what was public once has a record: refusals of names that anybody makes up leave no trace.
-                if self.public_mark(name).await.is_some_and(|mark| mark.age() < NEVER) {
+                let left = self.unerased().contains(name);
+                if left || self.public_mark(name).await.is_some_and(|mark| mark.age() < NEVER) {
                     self.public.insert(name.clone(), Mark::never());
-                    let _ =
-                        self.store.write(&Record::new(name, RecordKind::Public), Bytes::from_static(b"0"), true).await;
+                    // First in memory, which may forget what it likes but this: the disk may be full or read-only.
+                    self.unerased().insert(name.clone());
+                    if self.store.erase(&Record::new(name, RecordKind::Public)).await.is_ok() {
+                        self.unerased().remove(name);
+                    }
                 }
             }
             Authority::Client(credential) => self.grants.invalidate(&(name.clone(), self.fingerprint(credential))),
@@ -182,7 +192,14 @@ impl Access {
         }
     }
 
+    fn unerased(&self) -> std::sync::MutexGuard<'_, HashSet<Name>> {
+        self.unerased.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn public_mark(&self, name: &Name) -> Option<Mark> {
+        if self.unerased().contains(name) {
+            return Some(Mark::never());
+        }
         if let Some(mark) = self.public.get(name) {
             return Some(mark);
         }
@@ -204,5 +221,44 @@ pub(crate) fn age_of(unix_seconds: u64) -> Duration {
     match now.checked_sub(unix_seconds) {
         Some(age) => Duration::from_secs(age),
         None => Duration::from_secs(24 * 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::store::{Budget, DiskStore, StoreSettings};
+
+    #[tokio::test]
+    async fn what_is_public_no_longer_stays_so_though_the_disk_does_not_let_go_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = StoreSettings { root: folder.path().to_owned(), budget: Budget::Bytes(1 << 20) };
+        let hour = Duration::from_secs(3600);
+        let access = Access::new(hour, hour, hour, Arc::new(DiskStore::open(settings).unwrap()));
+        let name = Name::parse("up.test/a/b").unwrap();
+        let record = folder.path().join("repositories/up.test/a/b/_public");
+        let is_public = async || access.public_mark(&name).await.is_some_and(|mark| mark.age() < NEVER);
+
+        access.remember(&name, &Authority::Anonymous).await;
+        assert!(is_public().await);
+        // What is no file is not removed like one.
+        let text = fs::read(&record).unwrap();
+        fs::remove_file(&record).unwrap();
+        fs::create_dir(&record).unwrap();
+        access.forget(&name, &Authority::Anonymous).await;
+        fs::remove_dir(&record).unwrap();
+        fs::write(&record, text).unwrap();
+        // Memory forgets what has not been asked for in a while.
+        access.public.invalidate(&name);
+        assert!(!is_public().await);
+
+        // The next refusal tries again.
+        access.forget(&name, &Authority::Anonymous).await;
+        assert!(!record.exists());
+        assert!(!is_public().await && access.unerased().is_empty());
+        access.remember(&name, &Authority::Anonymous).await;
+        assert!(is_public().await && record.exists());
     }
 }

@@ -76,6 +76,10 @@ impl Store for Failing {
         self.0.write(record, value, durable).await
     }
 
+    async fn erase(&self, record: &Record) -> Result<(), StoreError> {
+        self.0.erase(record).await
+    }
+
     async fn quarantine(&self, digest: &Digest) {
         self.0.quarantine(digest).await;
     }

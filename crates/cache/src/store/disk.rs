@@ -401,6 +401,17 @@ impl DiskStore {
             .inspect_err(|_| drop(fs::remove_file(&new)))
     }
 
+    fn erase_blocking(&self, record: &Record) -> Result<(), StoreError> {
+        let path = self.layout.root.join(record.path());
+        let folder = path.parent().expect("a record lies in a repository's folder");
+        match fs::remove_file(&path).and_then(|()| File::open(folder)?.sync_all()) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Err(StoreError::io("removing a record")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn new_ingest_path(&self, what: &str) -> PathBuf {
         let number = self.next_ingest.fetch_add(1, Ordering::Relaxed);
         self.layout.root.join("ingest").join(format!("{}-{number}-{what}", std::process::id()))
@@ -533,6 +544,11 @@ impl Store for Arc<DiskStore> {
     async fn write(&self, record: &Record, value: Bytes, durable: bool) -> Result<(), StoreError> {
         let (store, record) = (self.clone(), record.clone());
         blocking(move || store.write_blocking(&record, &value, durable)).await
+    }
+
+    async fn erase(&self, record: &Record) -> Result<(), StoreError> {
+        let (store, record) = (self.clone(), record.clone());
+        blocking(move || store.erase_blocking(&record)).await
     }
 
     async fn quarantine(&self, digest: &Digest) {

@@ -44,6 +44,9 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a record, whole or not at all. With `durable`, it is on the disk when this returns.
     async fn write(&self, record: &Record, value: Bytes, durable: bool) -> Result<(), StoreError>;
 
+    /// Removes a record, which takes no space. When this returns, it stays removed.
+    async fn erase(&self, record: &Record) -> Result<(), StoreError>;
+
     /// Sets a blob aside that turned out to be wrong or unreadable.
     async fn quarantine(&self, digest: &Digest);
 
