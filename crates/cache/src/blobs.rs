@@ -104,13 +104,13 @@ impl Inner {
 
     async fn head_blob(
         self: &Arc<Self>,
-        upstream: &Upstream,
+        upstream: &Arc<Upstream>,
         request: &Request,
         digest: &Digest,
     ) -> Result<(u64, Outcome), Error> {
         let name = &request.name;
-        let known = self.access.known(upstream, request).await.is_some();
-        if known {
+        let known = self.access.known(upstream, request).await;
+        if known.is_some() {
             if let Some(blob) = self.stored_blob(name, digest).await {
                 return Ok((blob.size(), Outcome::Hit));
             }
@@ -120,16 +120,34 @@ impl Inner {
                 return Ok((size, Outcome::Joined));
             }
         }
-        let asked =
-            self.authorized(upstream, request, |source, ask| async move { source.head_blob(&ask, digest).await }).await;
-        let head = match asked.map_err(Error::from) {
-            Ok(head) => head,
+        let key = |who| (name.clone(), *digest, who);
+        let work = || {
+            let (inner, upstream, request, digest) = (self.clone(), upstream.clone(), request.clone(), *digest);
+            async move { inner.ask_for_size(&upstream, &request, &digest).await }
+        };
+        let (result, joined) =
+            self.once(|inner| &inner.head_flights, upstream, (request, known.as_ref()), key, work).await;
+        match result {
+            Ok((size, Outcome::Miss)) if joined => Ok((size, Outcome::Joined)),
+            Ok(answer) => Ok(answer),
             Err(error) if is_outage(error.kind) && self.access.through_outage(upstream, request).await => {
                 let blob = self.stored_blob(name, digest).await.ok_or(error)?;
-                return Ok((blob.size(), Outcome::Stale));
+                Ok((blob.size(), Outcome::Stale))
             }
-            Err(error) => return Err(error),
-        };
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn ask_for_size(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        request: &Request,
+        digest: &Digest,
+    ) -> Result<(u64, Outcome), Error> {
+        let name = &request.name;
+        let head = self
+            .authorized(upstream, request, |source, ask| async move { source.head_blob(&ask, digest).await })
+            .await?;
         if let Some(blob) = self.open_from(name, digest).await {
             self.admit_blob(name, digest).await;
             return Ok((blob.size(), Outcome::Revalidated));

@@ -14,7 +14,7 @@ use crate::credential::Authority;
 use crate::fill::{Failure, Filling};
 use crate::flight::{Failures, Flights};
 use crate::metrics::Metrics;
-use crate::reply::{DocumentReply, Error, ManifestReply, Request};
+use crate::reply::{DocumentReply, Error, ManifestReply, Outcome, Request};
 use crate::source::{Ask, DocumentQuery, FailureKind, Source, SourceError, Upstream, Upstreams};
 use crate::store::Store;
 use crate::tags::Tags;
@@ -79,6 +79,8 @@ pub(crate) struct Inner {
     pub(crate) wrong: Cache<(Name, Digest), usize>,
     /// Questions with whose right a blob may be asked for.
     pub(crate) proofs: Flights<(Name, Digest, Who), Authority>,
+    /// Questions how long a blob is.
+    pub(crate) head_flights: Flights<(Name, Digest, Who), (u64, Outcome)>,
     pub(crate) manifest_flights: Flights<ManifestKey, ManifestReply>,
     pub(crate) document_flights: Flights<DocumentKey, DocumentReply>,
     pub(crate) tasks: TaskTracker,
@@ -138,6 +140,7 @@ impl Engine {
             failed_fills: Failures::new(),
             wrong: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(600)).build(),
             proofs: Flights::new(),
+            head_flights: Flights::new(),
             manifest_flights: Flights::new(),
             document_flights: Flights::new(),
             tasks: TaskTracker::new(),

@@ -349,3 +349,28 @@ async fn a_right_that_was_lost_is_lost_through_an_outage_too() {
         setting.engine.head_blob(&bob, &digest).await.expect("with a right");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_herd_that_asks_how_long_a_blob_is_costs_one_question() {
+    let origin = Origin::new("origin");
+    origin.repository("a/b", Readers::Anyone);
+    let digest = origin.blob("a/b", &content(b'l', 200_000));
+    let gate = origin.gate();
+    let setting = start(&[("good.test", &[origin.clone()], Rules::default())]);
+    let mut herd = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let engine = setting.engine.clone();
+        herd.spawn(async move { engine.head_blob(&by("good.test/a/b", None), &digest).await });
+    }
+    until("the origin to be asked", || origin.calls("head_blob") > 0).await;
+    gate.add_permits(1000);
+    let mut joined = 0;
+    while let Some(answer) = herd.join_next().await {
+        let (size, outcome) = answer.unwrap().unwrap();
+        assert_eq!(size, 200_000);
+        joined += usize::from(outcome == Outcome::Joined);
+    }
+    // How many come before the answer is a matter of scheduling; those who do share it.
+    assert_eq!(origin.calls("head_blob"), 50 - joined);
+    assert!(joined > 0, "nobody shared a question");
+}
