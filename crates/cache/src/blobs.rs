@@ -232,10 +232,13 @@ impl Inner {
                 landing.inner.note_origin(&landing.key.0, &landing.key.1).await;
                 landing.inner.admit_blob(&landing.key.0, &landing.key.1).await;
                 landing.inner.failed_fills.clear(&failed);
-            } else if let Some(error) = shown.failure_to_start() {
-                landing.inner.failed_fills.add(&failed, &error);
-            } else if let Some(wrong) = shown.wrong() {
-                landing.inner.wrong.insert(landing.key.clone(), wrong);
+            } else {
+                if let Some(error) = shown.failure_to_repeat() {
+                    landing.inner.failed_fills.add(&failed, &error);
+                }
+                if let Some(wrong) = shown.wrong() {
+                    landing.inner.wrong.insert(landing.key.clone(), wrong);
+                }
             }
             landing.inner.metrics.usage(landing.inner.store.usage());
         });

@@ -129,3 +129,26 @@ async fn a_source_that_was_wrong_is_not_the_first_for_the_next_request() {
     assert!(setting.fetch(&request, &digest).await.is_err());
     assert!(setting.fetch(&request, &digest).await.expect("the other source") == bytes);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_of_the_only_source_are_not_fetched_again_at_once() {
+    let bytes = content(b'r', SIZE);
+    let origin = source("one", &bytes, vec![Piece::Bytes(spoilt(&bytes, SIZE - 1))]);
+    let setting = start(&[("good.test", &[origin.clone()], Rules::default())]);
+    let (digest, request) = (Digest::sha256(&bytes), by("good.test/a/b", None));
+    let error = length(setting.fetch(&request, &digest).await).expect_err("wrong bytes");
+    assert_eq!(error.kind, FailureKind::Invalid);
+    // Until the failed fill is off the list it may be joined; then it is remembered.
+    for _ in 0..20 {
+        let error = length(setting.fetch(&request, &digest).await).expect_err("wrong bytes");
+        assert_eq!(error.kind, FailureKind::Invalid);
+    }
+    let calls = origin.calls("blob");
+    assert!(calls <= 3, "{calls} fills of 21 requests");
+    origin.body(digest, Some(SIZE as u64), vec![Piece::Bytes(bytes.clone())]);
+    let end = std::time::Instant::now() + support::SOON;
+    while setting.fetch(&request, &digest).await.is_err() {
+        assert!(std::time::Instant::now() < end, "the source is not asked again");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}

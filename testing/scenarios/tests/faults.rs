@@ -68,7 +68,9 @@ async fn a_blob_with_a_wrong_bit_is_never_given_whole_nor_kept() {
     assert_eq!(larder.metric("larder_fills_total", &[("result", "kept")]), 0.0);
     assert_eq!(larder.metric("larder_store_bytes", &[]), 0.0, "something was kept");
 
+    // The only source was wrong, and is left alone for a moment.
     up.clear_rules();
+    wait_for("the source to be asked again", || larder.get(&blob(&digest)).is_ok_and(|answer| answer.status == 200));
     assert_right(&larder.get(&blob(&digest)).unwrap(), &right);
     assert_eq!(up.blob_gets(&digest), 2, "the right bytes came from the upstream");
     assert_eq!(mismatches(&larder), 1.0);

@@ -29,6 +29,8 @@ pub(super) struct Progress {
     pub(super) right_until: Option<u64>,
     /// The number of the source that was found wrong last.
     pub(super) wrong: Option<usize>,
+    /// Each of the sources was found wrong by itself.
+    pub(super) all_wrong: bool,
     pub(super) state: State,
 }
 
@@ -120,11 +122,12 @@ impl Filling {
         self.progress.borrow().wrong
     }
 
-    /// Why the fill failed, if it did before any byte came.
-    pub(crate) fn failure_to_start(&self) -> Option<Error> {
+    /// Why another fill would fail likewise, if nothing changes: this one failed before any byte came, or all sources sent
+    /// wrong bytes.
+    pub(crate) fn failure_to_repeat(&self) -> Option<Error> {
         let progress = self.progress.borrow();
         match &progress.state {
-            State::Failed(error) if progress.file.is_none() => Some(error.clone()),
+            State::Failed(error) if progress.file.is_none() || progress.all_wrong => Some(error.clone()),
             _ => None,
         }
     }

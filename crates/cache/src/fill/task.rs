@@ -42,6 +42,7 @@ pub(crate) fn run(
         file: None,
         right_until: None,
         wrong: None,
+        all_wrong: false,
         state: State::Starting,
     });
     let shared = Arc::new(Shared { upstream, ask, digest, metrics });
@@ -137,6 +138,7 @@ impl Task {
         });
         let count = self.shared.upstream.sources.len();
         let (mut compare, mut differs_at) = (false, None);
+        let mut mismatches = 0;
         loop {
             let (size, source) = (supply.size(), supply.source());
             match self.attempt(supply, &ingest, compare, differs_at).await {
@@ -156,7 +158,11 @@ impl Task {
                 }
                 Err(Stop::Mismatch { found, differs_at: differed }) => {
                     differs_at = differed;
-                    self.progress.send_modify(|progress| progress.wrong = Some(source));
+                    mismatches += 1;
+                    self.progress.send_modify(|progress| {
+                        progress.wrong = Some(source);
+                        progress.all_wrong = mismatches >= count;
+                    });
                     self.shared.upstream.sources[source].settled(&digest, false);
                     let from = &self.shared.upstream.sources[source];
                     let label = from.label();
