@@ -66,8 +66,10 @@ impl Inner {
             }
         }
         let ask = Ask { name: name.clone(), authority };
+        let others = request.credential.as_ref().is_some_and(|own| ask.authority != Authority::Client(own.clone()));
         let error = match self.fill(upstream.clone(), ask.clone(), digest).await {
             Err(error) if request.credential.is_some() && is_for_another(error.kind) => error,
+            Err(error) if others && error.kind == FailureKind::NotFound => error,
             answer => return answer,
         };
         // What is no longer given to anyone, or not to so many, may still be given to this client.
@@ -92,7 +94,13 @@ impl Inner {
                 let ask = |source: Arc<dyn Source>, ask: Ask| async move {
                     source.head_blob(&ask, asked).await.map(|_| ask.authority)
                 };
-                let authority = inner.authorized(&upstream, &request, ask).await?;
+                let authority = match inner.authorized(&upstream, &request, ask).await {
+                    Err(error) if error.kind == FailureKind::NotFound => {
+                        inner.hidden(&request.name, &digest).await;
+                        return Err(error.into());
+                    }
+                    answer => answer?,
+                };
                 if inner.came_from(&request.name, &digest).await {
                     inner.admit_blob(&request.name, &digest).await;
                 }
@@ -145,9 +153,15 @@ impl Inner {
         digest: &Digest,
     ) -> Result<(u64, Outcome), Error> {
         let name = &request.name;
-        let head = self
-            .authorized(upstream, request, |source, ask| async move { source.head_blob(&ask, digest).await })
-            .await?;
+        let head =
+            self.authorized(upstream, request, |source, ask| async move { source.head_blob(&ask, digest).await }).await;
+        let head = match head {
+            Err(error) if error.kind == FailureKind::NotFound => {
+                self.hidden(name, digest).await;
+                return Err(error.into());
+            }
+            answer => answer?,
+        };
         if let Some(blob) = self.open_from(name, digest).await {
             self.admit_blob(name, digest).await;
             return Ok((blob.size(), Outcome::Revalidated));
@@ -249,9 +263,7 @@ impl Inner {
     async fn stored_blob(self: &Arc<Self>, name: &Name, digest: &Digest) -> Option<Blob> {
         let key = (name.clone(), *digest);
         if self.members.get(&key).is_none() {
-            let member = async |kind| matches!(self.store.read(&Record::new(name, kind)).await, Ok(Some(_)));
-            // A manifest may be asked for as a blob.
-            if !member(RecordKind::Blob(*digest)).await && !member(RecordKind::Manifest(*digest)).await {
+            if !self.is_recorded(name, digest).await {
                 return None;
             }
             self.members.insert(key.clone(), ());
@@ -262,6 +274,20 @@ impl Inner {
             self.members.invalidate(&key);
         }
         blob
+    }
+
+    /// Whether a blob is recorded as one of the repository, or a manifest, which may be asked for as a blob.
+    async fn is_recorded(&self, name: &Name, digest: &Digest) -> bool {
+        let member = async |kind| matches!(self.store.read(&Record::new(name, kind)).await, Ok(Some(_)));
+        member(RecordKind::Blob(*digest)).await || member(RecordKind::Manifest(*digest)).await
+    }
+
+    /// Takes note that the origin has said of a digest that it is not there. If it was there before, the repository may be
+    /// private by now, for many say so of what is: then it is public no longer, whatever comes.
+    pub(crate) async fn hidden(&self, name: &Name, digest: &Digest) {
+        if self.is_recorded(name, digest).await {
+            self.access.forget(name, &Authority::Anonymous).await;
+        }
     }
 
     /// A blob's verified bytes, if they came from the registry of `name` before. The word of one registry is no reason to

@@ -192,7 +192,10 @@ impl Inner {
     {
         let Request { name, credential } = request;
         let known = self.access.known(upstream, request).await;
+        let mut hidden = None;
         if let Some(authority) = &known {
+            let others = !upstream.rules.shared
+                && credential.as_ref().is_some_and(|own| *authority != Authority::Client(own.clone()));
             match self.each_source(upstream, name, authority.clone(), &call).await {
                 Err(error)
                     if upstream.rules.shared
@@ -209,19 +212,22 @@ impl Inner {
                     self.access.forget(name, authority).await;
                 }
                 // Only those without a credential are held to the limit of those without.
-                Err(error)
-                    if matches!(error.kind, FailureKind::RateLimited { .. })
-                        && !upstream.rules.shared
-                        && credential.as_ref().is_some_and(|own| *authority != Authority::Client(own.clone())) => {}
+                Err(error) if others && matches!(error.kind, FailureKind::RateLimited { .. }) => {}
+                // Many say so of what is private, as this may be by now.
+                Err(error) if others && error.kind == FailureKind::NotFound => hidden = Some(error),
                 answer => return answer,
             }
         }
         let mut answer = Err(SourceError::new(FailureKind::Unavailable, upstream.registry.as_str(), "not asked"));
+        let mut absent = false;
         for authority in std::iter::once(Authority::Anonymous).chain(credential.clone().map(Authority::Client)) {
             answer = self.each_source(upstream, name, authority.clone(), &call).await;
             match &answer {
                 Ok(_) => {
                     self.metrics.access(if authority == Authority::Anonymous { "public" } else { "granted" });
+                    if absent {
+                        self.access.forget(name, &Authority::Anonymous).await;
+                    }
                     self.access.remember(name, &authority).await;
                     return answer;
                 }
@@ -231,6 +237,7 @@ impl Inner {
                     if matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied) {
                         self.access.forget(name, &authority).await;
                     }
+                    absent |= error.kind == FailureKind::NotFound;
                     let limited =
                         authority == Authority::Anonymous && matches!(error.kind, FailureKind::RateLimited { .. });
                     if !refused && !limited {
@@ -238,6 +245,9 @@ impl Inner {
                     }
                 }
             }
+        }
+        if let Some(error) = hidden {
+            return Err(error);
         }
         answer.map_err(|error| match error.kind {
             FailureKind::Unauthorized if credential.is_some() => {

@@ -75,7 +75,14 @@ impl Inner {
             let asked = &reference;
             let head = self
                 .authorized(upstream, request, |source, ask| async move { source.head_manifest(&ask, asked).await })
-                .await?;
+                .await;
+            let head = match head {
+                Err(error) if error.kind == FailureKind::NotFound => {
+                    self.hidden(&request.name, &digest).await;
+                    return Err(error.into());
+                }
+                answer => answer?,
+            };
             let media_type =
                 self.media_type_of(&request.name, &digest).await.or(head.media_type).unwrap_or(MediaType::OCI_MANIFEST);
             self.admit(&request.name, digest, &media_type, &bytes).await;

@@ -374,3 +374,85 @@ async fn a_herd_that_asks_how_long_a_blob_is_costs_one_question() {
     assert_eq!(origin.calls("head_blob"), 50 - joined);
     assert!(joined > 0, "nobody shared a question");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_hidden_by_now_is_not_public_in_an_outage_either() {
+    let origin = Origin::new("origin");
+    origin.repository("a/b", Readers::Anyone);
+    let digest = origin.manifest("a/b", "v1", "text");
+    let layer = content(b'l', 200_000);
+    let blob = origin.blob("a/b", &layer);
+    // Nothing is public for long, but an outage is bridged.
+    let settings = EngineSettings { public_for: Duration::ZERO, ..EngineSettings::default() };
+    for asked in ["manifest", "blob", "head"] {
+        origin.change("a/b", |repository| repository.readers = Readers::Anyone);
+        let setting =
+            support::start_with(&[("good.test", &[origin.clone()], ASKS_ALWAYS())], settings.clone(), |store| {
+                std::sync::Arc::new(store)
+            });
+        let request = by("good.test/a/b", None);
+        setting.engine.manifest(&request, &"v1".parse().unwrap()).await.unwrap();
+        assert!(setting.fetch(&request, &blob).await.unwrap() == layer);
+        until("the end of the fill", || setting.store.root().join("repositories/good.test/a/b/_blobs").exists()).await;
+
+        let down: fn(&cache::Ask) -> Option<FailureKind> = |_| Some(FailureKind::Unavailable);
+        origin.fail(Some(down));
+        let by_digest = Reference::Digest(digest);
+        assert_eq!(setting.engine.manifest(&request, &by_digest).await.unwrap().outcome, Outcome::Stale);
+        origin.fail(None);
+
+        origin.hide();
+        origin.change("a/b", |repository| repository.readers = Readers::Only(vec![credential("bob")]));
+        // That the origin could not be asked is remembered for a moment.
+        let end = std::time::Instant::now() + support::SOON;
+        loop {
+            let answer = match asked {
+                "manifest" => setting.engine.manifest(&request, &by_digest).await.map(|reply| reply.outcome),
+                "blob" => setting.engine.blob(&request, &blob).await.map(|reply| reply.outcome),
+                _ => setting.engine.head_blob(&request, &blob).await.map(|reply| reply.1),
+            };
+            match answer {
+                Ok(Outcome::Stale) => assert!(std::time::Instant::now() < end, "the origin is not asked again"),
+                answer => {
+                    assert_eq!(answer.expect_err("it is private").kind, FailureKind::NotFound, "{asked}");
+                    break;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        origin.fail(Some(down));
+        assert_refused(&setting, &request, &blob).await;
+        let tag = "v1".parse().unwrap();
+        assert!(setting.engine.manifest(&request, &tag).await.is_err(), "{asked}: the tag is given to anyone");
+        assert!(setting.engine.manifest(&request, &by_digest).await.is_err(), "{asked}: it is given to anyone");
+        origin.fail(None);
+    }
+}
+
+/// Asserts that nobody's right is not enough for a blob.
+async fn assert_refused(setting: &support::Setting, request: &cache::Request, blob: &oci::Digest) {
+    assert!(setting.engine.blob(request, blob).await.is_err(), "it is given to anyone");
+    assert!(setting.engine.head_blob(request, blob).await.is_err(), "it is given to anyone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_hidden_by_now_is_given_to_those_who_may_and_closed_to_all_others() {
+    let origin = Origin::new("origin");
+    origin.repository("a/b", Readers::Anyone);
+    let digest = origin.manifest("a/b", "v1", "text");
+    let blob = origin.blob("a/b", &content(b'l', 200_000));
+    for asked in ["tag", "blob"] {
+        origin.change("a/b", |repository| repository.readers = Readers::Anyone);
+        let setting = start(&[("good.test", &[origin.clone()], ASKS_ALWAYS())]);
+        let (anyone, bob) = (by("good.test/a/b", None), by("good.test/a/b", Some("bob")));
+        setting.engine.manifest(&anyone, &"v1".parse().unwrap()).await.unwrap();
+        origin.hide();
+        origin.change("a/b", |repository| repository.readers = Readers::Only(vec![credential("bob")]));
+        match asked {
+            "tag" => drop(setting.engine.manifest(&bob, &"v1".parse().unwrap()).await.unwrap()),
+            _ => drop(setting.fetch(&bob, &blob).await.unwrap()),
+        }
+        let error = setting.engine.manifest(&anyone, &Reference::Digest(digest)).await.expect_err("it is bob's");
+        assert_eq!(error.kind, FailureKind::NotFound, "{asked}");
+    }
+}
