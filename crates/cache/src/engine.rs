@@ -55,6 +55,9 @@ impl Default for EngineSettings {
     }
 }
 
+/// How often copies of what the runtime keeps are looked for.
+const SHED_EVERY: Duration = Duration::from_secs(5);
+
 /// The engine: answers from a store, and fills the store from sources.
 pub struct Engine {
     pub(crate) inner: Arc<Inner>,
@@ -150,7 +153,11 @@ impl Engine {
             settings,
             metrics,
         });
-        for work in [tokio::spawn(inner.clone().keep_budget()), tokio::spawn(inner.clone().keep_whole())] {
+        for work in [
+            tokio::spawn(inner.clone().keep_budget()),
+            tokio::spawn(inner.clone().keep_single()),
+            tokio::spawn(inner.clone().keep_whole()),
+        ] {
             inner.tasks.spawn(work);
         }
         Arc::new(Engine { inner })
@@ -356,6 +363,24 @@ impl Inner {
             tokio::select! {
                 () = self.cancel.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Background work: drops copies of what the container runtime keeps too.
+    async fn keep_single(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                () = tokio::time::sleep(SHED_EVERY) => {}
+            }
+            match self.store.shed().await {
+                Ok((0, _)) => {}
+                Ok((blobs, bytes)) => {
+                    tracing::debug!(blobs, bytes, "dropped copies of what the runtime keeps");
+                    self.metrics.usage(self.store.usage());
+                }
+                Err(error) => self.metrics.store_error(&error),
             }
         }
     }

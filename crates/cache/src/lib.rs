@@ -37,6 +37,6 @@ pub use source::{
     Source, SourceError, SourceKind, Upstream, Upstreams,
 };
 pub use store::{
-    Budget, DiskStore, Ingest, Record, RecordKind, ScrubProgress, ScrubReport, Store, StoreError, StoreSettings, Usage,
-    doubt, scrub,
+    Budget, DiskStore, Ingest, Record, RecordKind, ScrubProgress, ScrubReport, Shelf, Store, StoreError, StoreSettings,
+    Usage, doubt, scrub,
 };

@@ -16,6 +16,7 @@ use super::evict::Fruitless;
 use super::ingest::DiskIngest;
 use super::layout::Layout;
 use super::scrub::ScrubReport;
+use super::shelf::{Shelf, Shelved};
 use super::{Ingest, Record, Store, StoreError, Usage, quarantine, seal};
 use crate::blocking::blocking;
 use crate::reply::Blob;
@@ -57,6 +58,8 @@ pub struct DiskStore {
     /// Counts what may make something droppable that was not: blobs that came in, and what is protected.
     pub(super) changes: AtomicU64,
     pub(super) fruitless: Mutex<Option<Fruitless>>,
+    /// The container runtime's own content, where there is such a thing.
+    pub(super) shelved: Option<Shelved>,
     pub(super) evictions: AtomicU64,
     pub(super) evicted: AtomicU64,
     next_ingest: AtomicU64,
@@ -168,17 +171,27 @@ impl Files {
 impl DiskStore {
     /// Opens a store to serve it. Takes its lock, and removes what an earlier process left half done.
     pub fn open(settings: StoreSettings) -> Result<Arc<DiskStore>, StoreError> {
-        let store = DiskStore::with_layout(Layout::open(&settings.root, true)?, settings.budget)?;
+        DiskStore::open_with(settings, None)
+    }
+
+    /// The same beside a shelf, from which blobs are served too and of which the store keeps no copies for long.
+    pub fn open_beside(settings: StoreSettings, shelf: Arc<dyn Shelf>) -> Result<Arc<DiskStore>, StoreError> {
+        DiskStore::open_with(settings, Some(Shelved::new(shelf)))
+    }
+
+    fn open_with(settings: StoreSettings, shelved: Option<Shelved>) -> Result<Arc<DiskStore>, StoreError> {
+        let store = DiskStore::with_layout(Layout::open(&settings.root, true)?, settings.budget, shelved)?;
         quarantine::trim(&store.layout.root.join("quarantine"));
+        store.expect_all()?;
         Ok(store)
     }
 
     /// Opens a store to look at it, beside a process that may be serving it.
     pub fn inspect(root: &Path) -> Result<Arc<DiskStore>, StoreError> {
-        DiskStore::with_layout(Layout::open(root, false)?, Budget::Share(1.0))
+        DiskStore::with_layout(Layout::open(root, false)?, Budget::Share(1.0), None)
     }
 
-    fn with_layout(layout: Layout, budget: Budget) -> Result<Arc<DiskStore>, StoreError> {
+    fn with_layout(layout: Layout, budget: Budget, shelved: Option<Shelved>) -> Result<Arc<DiskStore>, StoreError> {
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(65536);
         Ok(Arc::new(DiskStore {
             layout,
@@ -191,6 +204,7 @@ impl DiskStore {
                 recent: moka::sync::Cache::builder().max_capacity((descriptors / 8).min(512)).build(),
                 known: Mutex::new(HashMap::new()),
             },
+            shelved,
             changes: AtomicU64::new(0),
             fruitless: Mutex::default(),
             evictions: AtomicU64::new(0),
@@ -528,7 +542,21 @@ impl Store for Arc<DiskStore> {
             return Ok(Some(blob));
         }
         let (store, digest) = (self.clone(), *digest);
-        blocking(move || store.open_blocking(&digest)).await
+        blocking(move || match store.open_blocking(&digest) {
+            Ok(None) | Err(_) if store.shelved.is_some() => {
+                Ok(store.shelved.as_ref().and_then(|shelved| shelved.open(&digest)))
+            }
+            opened => opened,
+        })
+        .await
+    }
+
+    async fn shed(&self) -> Result<(u64, u64), StoreError> {
+        if self.shelved.is_none() {
+            return Ok((0, 0));
+        }
+        let store = self.clone();
+        blocking(move || store.drop_copies()).await
     }
 
     async fn ingest(&self, digest: &Digest, size: Option<u64>) -> Result<Arc<dyn Ingest>, StoreError> {

@@ -47,11 +47,10 @@ impl DiskStore {
             let mut oldest = BinaryHeap::with_capacity(CANDIDATES + 1);
             self.each_blob(|digest, stat| {
                 if !keep.contains(&digest) {
-                    oldest.push(Candidate {
-                        used: (stat.st_atime, stat.st_atime_nsec as i64),
-                        digest,
-                        size: stat.st_size as u64,
-                    });
+                    // What the runtime has too is the least loss.
+                    let spare = self.shelved.as_ref().is_some_and(|shelved| shelved.keeps(&digest));
+                    let used = if spare { (i64::MIN, 0) } else { (stat.st_atime, stat.st_atime_nsec as i64) };
+                    oldest.push(Candidate { used, digest, size: stat.st_size as u64 });
                     if oldest.len() > CANDIDATES {
                         oldest.pop();
                     }

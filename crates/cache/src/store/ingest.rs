@@ -151,6 +151,9 @@ impl Ingest for DiskIngest {
         self.store.release(replaced);
         self.store.charge(size);
         self.store.changes.fetch_add(1, Ordering::Release);
+        if let Some(shelved) = &self.store.shelved {
+            shelved.expect(&self.digest);
+        }
         Ok(Blob::File { file: self.store.adopt(&self.digest, file, &self.file), size })
     }
 }

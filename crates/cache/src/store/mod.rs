@@ -8,6 +8,7 @@ mod quarantine;
 mod record;
 mod scrub;
 mod seal;
+mod shelf;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -22,6 +23,7 @@ pub use disk::{Budget, DiskStore, StoreSettings};
 pub use record::{Record, RecordKind};
 pub use scrub::{ScrubProgress, ScrubReport, scrub};
 pub use seal::doubt;
+pub use shelf::Shelf;
 
 use crate::reply::Blob;
 
@@ -56,6 +58,11 @@ pub trait Store: Send + Sync + 'static {
     /// Drops what was used longest ago, one blob at a time, until the store is within its budget; never what is protected,
     /// being read or being filled. Returns how many blobs and bytes went.
     async fn evict(&self) -> Result<(u64, u64), StoreError>;
+
+    /// Deletes copies of what somebody else on this machine keeps too; returns how many blobs and bytes went.
+    async fn shed(&self) -> Result<(u64, u64), StoreError> {
+        Ok((0, 0))
+    }
 
     /// Says what eviction must not take.
     fn protect(&self, keep: HashSet<Digest>);

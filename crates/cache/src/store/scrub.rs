@@ -119,6 +119,9 @@ fn is_of_no_use(store: &DiskStore, path: &Path) -> bool {
     let age = fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
     // What cannot be looked at is not gone.
     let is_gone = |digest: Option<Digest>| {
+        if digest.is_some_and(|digest| store.shelved.as_ref().is_some_and(|shelved| shelved.keeps(&digest))) {
+            return false;
+        }
         let looked = digest.map(|digest| fs::symlink_metadata(store.blob_path(&digest)));
         looked.is_none_or(|looked| looked.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound))
     };
