@@ -127,6 +127,8 @@ async fn an_upstream_that_lies_about_a_range_is_caught() {
     assert!(answer.body.len() + HELD_BACK <= right.len());
     settle(&larder);
     up.clear_rules();
+    // The only source was wrong, and is left alone for a moment.
+    wait_for("the source to be asked again", || larder.get(&blob(&digest)).is_ok_and(|answer| answer.status == 200));
     assert_right(&larder.get(&blob(&digest)).unwrap(), &right);
 }
 
@@ -216,6 +218,8 @@ async fn a_fill_that_nobody_waits_for_and_that_fails_leaves_nothing_behind() {
     assert_eq!(larder.metric("larder_fills_total", &[("result", "failed")]), 1.0);
     assert_eq!(larder.metric("larder_store_bytes", &[]), 0.0);
     up.clear_rules();
+    // The only source was wrong, and is left alone for a moment.
+    wait_for("the source to be asked again", || larder.get(&blob(&digest)).is_ok_and(|answer| answer.status == 200));
     assert_right(&larder.get(&blob(&digest)).unwrap(), &right);
 }
 
