@@ -1,6 +1,7 @@
 use serde::Serialize;
 
-/// The error codes of the distribution specification ("Error Codes").
+/// The error codes of the distribution specification ("Error Codes"), and `UNKNOWN` for what it has no code for: a gateway's
+/// troubles, which registries answer so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[allow(missing_docs)]
@@ -20,6 +21,7 @@ pub enum ErrorCode {
     Unsupported,
     #[serde(rename = "TOOMANYREQUESTS")]
     TooManyRequests,
+    Unknown,
 }
 
 /// The JSON body of an error answer.

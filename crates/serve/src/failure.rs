@@ -40,8 +40,8 @@ impl Failure {
             FailureKind::Unauthorized => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
             FailureKind::Denied => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             FailureKind::RateLimited { retry_after } => return Failure::wait(retry_after, message),
-            FailureKind::Unavailable | FailureKind::Invalid => (StatusCode::BAD_GATEWAY, ErrorCode::Unsupported),
-            FailureKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unsupported),
+            FailureKind::Unavailable | FailureKind::Invalid => (StatusCode::BAD_GATEWAY, ErrorCode::Unknown),
+            FailureKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unknown),
         };
         Failure::new(status, code, message)
     }

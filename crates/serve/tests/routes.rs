@@ -134,9 +134,9 @@ fn refusals_have_a_code_of_the_specification() {
 fn what_the_origin_suffers_is_told() {
     let second = std::time::Duration::from_millis(1001);
     for (kind, status, code, wait) in [
-        (FailureKind::Unavailable, 502, "UNSUPPORTED", None),
-        (FailureKind::Invalid, 502, "UNSUPPORTED", None),
-        (FailureKind::Timeout, 504, "UNSUPPORTED", None),
+        (FailureKind::Unavailable, 502, "UNKNOWN", None),
+        (FailureKind::Invalid, 502, "UNKNOWN", None),
+        (FailureKind::Timeout, 504, "UNKNOWN", None),
         (FailureKind::Denied, 403, "DENIED", None),
         (FailureKind::RateLimited { retry_after: second }, 429, "TOOMANYREQUESTS", Some("2")),
     ] {

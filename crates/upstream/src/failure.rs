@@ -77,7 +77,19 @@ impl Failure {
         }
     }
 
-    pub(crate) fn into_error(self, label: &Arc<str>) -> SourceError {
+    /// The error of the endpoint `label`, which its message names once: what failed below knows the host only.
+    pub(crate) fn into_error(mut self, label: &Arc<str>) -> SourceError {
+        let host = label.rsplit_once(':').map_or(&**label, |(host, _)| host);
+        for name in [&**label, host] {
+            for end in [": ", " "] {
+                if let Some(rest) = self.reason.strip_prefix(name).and_then(|rest| rest.strip_prefix(end)) {
+                    self.reason = rest.to_owned();
+                }
+                for with in [" to ", " with ", " from "] {
+                    self.reason = self.reason.replacen(&format!("{with}{name}{end}"), end, 1);
+                }
+            }
+        }
         SourceError::new(self.kind, label.clone(), self.reason)
     }
 }
@@ -93,5 +105,31 @@ pub(crate) fn label(kind: FailureKind) -> &'static str {
         FailureKind::Timeout => "timeout",
         FailureKind::Invalid => "invalid",
         FailureKind::Refused => "refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_endpoint_once() {
+        let host = || "up.test".to_owned();
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        for (error, text) in [
+            (DialError::Timeout(host()), "up.test: no connection in time"),
+            (DialError::Lookup { host: host(), error: refused() }, "up.test: cannot be looked up: connection refused"),
+            (DialError::Connect { host: host(), error: refused() }, "up.test: no connection: connection refused"),
+            (DialError::Tls { host: host(), error: refused() }, "up.test: TLS failed: connection refused"),
+        ] {
+            assert_eq!(Failure::of_dial(&error).into_error(&"up.test".into()).to_string(), text);
+        }
+        let timeout = |label: &str| Failure::of_dial(&DialError::Timeout(host())).into_error(&label.into()).to_string();
+        assert_eq!(timeout("up.test:5000"), "up.test:5000: no connection in time");
+        // Another host, such as that of a redirect, is named.
+        assert_eq!(timeout("reg.test"), "reg.test: no connection to up.test in time");
+        let longer = DialError::Timeout("up.test.example".into());
+        let error = Failure::of_dial(&longer).into_error(&"up.test".into());
+        assert_eq!(error.to_string(), "up.test: no connection to up.test.example in time");
     }
 }
