@@ -5,19 +5,22 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cache::FailureKind;
 use oci::Digest;
 use serve::Mirror;
 use support::{Fixture, LONG, OriginBlob, noise, wait_for};
+use tokio::sync::Semaphore;
 
 fn mirror(answer: Duration) -> Fixture {
     Fixture::with(|settings| settings.mirror = Some(Mirror { answer }))
 }
 
-/// How a body ends: with so many bytes, and whether by a reset.
-fn end_of(fixture: &Fixture, digest: &Digest) -> (usize, bool) {
+/// How a body ends whose rest the gate holds back until its beginning is there: with so many bytes, and whether by a reset.
+fn end_of(fixture: &Fixture, digest: &Digest, gate: &Semaphore) -> (usize, bool) {
+    gate.add_permits(1);
     let mut stream = TcpStream::connect(fixture.addr).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     write!(stream, "GET /v2/a/b/blobs/{digest}?ns=reg.test HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -25,7 +28,10 @@ fn end_of(fixture: &Fixture, digest: &Digest) -> (usize, bool) {
     loop {
         match stream.read(&mut buffer) {
             Ok(0) => return (read, false),
-            Ok(more) => read += more,
+            Ok(more) => {
+                read += more;
+                gate.add_permits(4);
+            }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return (read, true),
             Err(error) => panic!("{error}"),
         }
@@ -72,14 +78,15 @@ fn an_answer_comes_in_time_even_if_it_is_none() {
 fn a_source_that_breaks_off_ends_a_body_gently_and_wrong_bytes_end_it_hard() {
     let fixture = mirror(LONG);
     let bytes = noise(1 << 20);
-    let cut = OriginBlob { bytes: bytes.clone().into(), tell_size: true, cut: Some(700_000), gate: None };
-    let digest = fixture.origin.blob_with(cut);
-    let (read, reset) = end_of(&fixture, &digest);
+    let gate = Arc::new(Semaphore::new(0));
+    let blob = |cut| OriginBlob { bytes: bytes.clone().into(), tell_size: true, cut, gate: Some(gate.clone()) };
+    let digest = fixture.origin.blob_with(blob(Some(700_000)));
+    let (read, reset) = end_of(&fixture, &digest, &gate);
     assert!(read > 500_000 && !reset, "the runtime goes on from where it was: {read}, {reset}");
 
     let claimed = Digest::sha256(b"something else");
-    let wrong = OriginBlob { bytes: bytes.into(), tell_size: true, cut: None, gate: None };
-    fixture.origin.blobs.lock().unwrap().insert(claimed, wrong);
-    let (read, reset) = end_of(&fixture, &claimed);
+    fixture.origin.blobs.lock().unwrap().insert(claimed, blob(None));
+    gate.forget_permits(usize::MAX);
+    let (read, reset) = end_of(&fixture, &claimed, &gate);
     assert!(read < 1 << 20 && reset, "nothing can be made of wrong bytes: {read}, {reset}");
 }

@@ -211,7 +211,7 @@ impl Task {
         let mut writing: Option<JoinHandle<Result<Attempt, DiskFailure>>> = None;
         let mut batch: Vec<(Bytes, bool)> = Vec::new();
         let mut batched = 0;
-        let mut ended = false;
+        let (mut ended, mut failure) = (false, None);
         loop {
             if batched > 0
                 && let Some(taken) = attempt.take()
@@ -239,16 +239,15 @@ impl Task {
                             batch.push((bytes, placed));
                         }
                         Ok(None) => ended = true,
-                        Err(error) => {
-                            if let Some(writing) = writing {
-                                let _ = writing.await;
-                            }
-                            return Err(Stop::Source(error));
-                        }
+                        // What came before is right for all that is known, and readers may go on from its end.
+                        Err(error) => (ended, failure) = (true, Some(error)),
                     }
                 }
                 else => break,
             }
+        }
+        if let Some(error) = failure {
+            return Err(Stop::Source(error));
         }
         let Attempt { hasher, written, differs_at } = attempt.expect("nothing is being written");
         let found = hasher.finish();
