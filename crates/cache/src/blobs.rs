@@ -285,7 +285,10 @@ impl Inner {
     /// Takes note that the origin has said of a digest that it is not there. If it was there before, the repository may be
     /// private by now, for many say so of what is: then it is public no longer, whatever comes.
     pub(crate) async fn hidden(&self, name: &Name, digest: &Digest) {
-        if self.is_recorded(name, digest).await {
+        // What memory knows may not be on the disk yet.
+        let key = (name.clone(), *digest);
+        let known = self.members.contains_key(&key) || self.manifests.contains_key(&key);
+        if known || self.is_recorded(name, digest).await {
             self.access.forget(name, &Authority::Anonymous).await;
         }
     }
