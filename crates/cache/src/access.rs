@@ -39,6 +39,8 @@ pub(crate) struct Access {
     /// for each record.
     unerased: Mutex<HashSet<Name>>,
     grants: Cache<(Name, Fingerprint), Mark>,
+    /// Repositories that somebody has a grant for, or had one that would still count in an outage.
+    granted: Cache<Name, ()>,
     public_for: Duration,
     grant_for: Duration,
     grant_outage: Duration,
@@ -85,6 +87,7 @@ impl Access {
             public: Cache::new(20_000),
             unerased: Mutex::default(),
             grants: Cache::builder().max_capacity(50_000).time_to_live(grant_outage.max(grant_for)).build(),
+            granted: Cache::builder().max_capacity(20_000).time_to_live(grant_outage.max(grant_for)).build(),
             public_for,
             grant_for,
             grant_outage,
@@ -151,6 +154,14 @@ impl Access {
             .is_some_and(|grant| grant.age() < self.grant_outage.max(self.grant_for))
     }
 
+    /// Whether a client without a credential is to be asked for one while the origin cannot be asked: many clients show theirs
+    /// only then, and it may be one that the repository is open to through the outage.
+    pub(crate) async fn asks_in_outage(&self, upstream: &Upstream, request: &Request) -> bool {
+        request.credential.is_none()
+            && self.granted.contains_key(&request.name)
+            && !self.through_outage(upstream, request).await
+    }
+
     /// Remembers that the origin said yes.
     pub(crate) async fn remember(&self, name: &Name, authority: &Authority) {
         match authority {
@@ -166,6 +177,7 @@ impl Access {
                 }
             }
             Authority::Client(credential) => {
+                self.granted.insert(name.clone(), ());
                 self.grants.insert((name.clone(), self.fingerprint(credential)), Mark::now());
             }
             Authority::Own => {}

@@ -256,7 +256,12 @@ impl Inner {
         if let Some(error) = hidden {
             return Err(error);
         }
+        let failed = |error: &SourceError| {
+            matches!(error.kind, FailureKind::Unavailable | FailureKind::Timeout | FailureKind::Invalid)
+        };
+        let asks = answer.as_ref().is_err_and(failed) && self.access.asks_in_outage(upstream, request).await;
         answer.map_err(|error| match error.kind {
+            _ if asks => SourceError::new(FailureKind::Unauthorized, error.source_label, error.reason),
             FailureKind::Unauthorized if credential.is_some() => {
                 self.metrics.access("refused");
                 SourceError::new(FailureKind::Denied, error.source_label, "the origin refused the credential")

@@ -142,6 +142,8 @@ async fn an_outage_opens_nothing_to_strangers() -> anyhow::Result<()> {
             let answer = get(&larder, target, stranger.as_deref())?;
             assert!(answer.status >= 400, "{stranger:?} {target}");
             assert!(answer.body.len() < 400);
+            // Some clients show their credential only where it is asked for.
+            assert_eq!(answer.header("www-authenticate").is_some(), stranger.is_none(), "{target} {}", answer.text());
         }
     }
     Ok(())
