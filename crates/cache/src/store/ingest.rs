@@ -147,9 +147,11 @@ impl Ingest for DiskIngest {
     fn commit(&self, size: u64) -> Result<Blob, StoreError> {
         let (file, replaced) = self.commit_as(size).map_err(StoreError::io("keeping a blob"))?;
         self.committed.store(true, Ordering::Relaxed);
-        self.store.release(self.charged.load(Ordering::Relaxed));
-        self.store.release(replaced);
-        self.store.charge(size);
+        // In one step: with less on the account for a moment, another fill would find room that is not there.
+        match size.checked_sub(self.charged.load(Ordering::Relaxed).saturating_add(replaced)) {
+            Some(more) => self.store.charge(more),
+            None => self.store.release(self.charged.load(Ordering::Relaxed).saturating_add(replaced) - size),
+        }
         self.store.changes.fetch_add(1, Ordering::Release);
         if let Some(shelved) = &self.store.shelved {
             shelved.expect(&self.digest);
