@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Address, Budget, Config, Listener, Role};
 use crate::failure::Failure;
 use crate::logging::Format;
-use crate::{scrub, serving};
+use crate::{doctor, node, scrub, serving};
 
 /// Keeps container images close to the nodes that run them.
 #[derive(Parser)]
@@ -27,6 +27,10 @@ enum Command {
     ///
     /// The runtime goes on to the origin by itself whenever larder cannot help.
     Node(NodeArgs),
+    /// Say why pulls of this machine would not go through larder, and what to do about it
+    ///
+    /// Exits with 1 if there is something to be done.
+    Doctor(DoctorArgs),
     /// Check every blob of a store against its digest
     ///
     /// Puts aside what is damaged, so that it is fetched again. May run beside a running server. Exits with 1 if
@@ -82,7 +86,7 @@ pub struct NodeArgs {
     #[arg(long, value_name = "FILE", env = "LARDER_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
 
-    /// The folder of the store [default: /var/lib/larder/node/store]
+    /// The folder of the store [default: /var/lib/larder-node/store]
     #[arg(long, value_name = "DIR", env = "LARDER_STORE", hide_env_values = true)]
     pub store: Option<PathBuf>,
 
@@ -102,6 +106,14 @@ pub struct NodeArgs {
     #[arg(long, value_name = "URL", env = "LARDER_REGISTRY", hide_env_values = true)]
     pub registry: Option<String>,
 
+    /// Whether to point the runtimes of this machine at larder [default: true]
+    #[arg(long, value_name = "BOOL", env = "LARDER_HOSTS", hide_env_values = true)]
+    pub hosts: Option<bool>,
+
+    /// The root of the machine's file system, where a container has it mounted [default: /]
+    #[arg(long, value_name = "DIR", env = "LARDER_HOST_ROOT", hide_env_values = true)]
+    pub host_root: Option<PathBuf>,
+
     /// What to log, such as warn or info,upstream=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "LARDER_LOG", hide_env_values = true)]
     pub log: Option<String>,
@@ -111,8 +123,12 @@ pub struct NodeArgs {
     pub log_format: Option<Format>,
 
     /// Check the configuration and the files it names, say what would be done, and exit with 0 or 2
-    #[arg(long)]
+    #[arg(long, conflicts_with = "uninstall")]
     pub check: bool,
+
+    /// Restore what was changed for the runtimes of this machine, and exit
+    #[arg(long)]
+    pub uninstall: bool,
 }
 
 impl NodeArgs {
@@ -152,6 +168,37 @@ pub struct ScrubArgs {
     pub output: Output,
 }
 
+#[derive(Args)]
+pub struct DoctorArgs {
+    /// The configuration file of the node [default: /etc/larder/larder.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "LARDER_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+
+    /// Where the container runtime connects to [default: 127.0.0.1:7439]
+    #[arg(long, value_name = "ADDR", env = "LARDER_LISTEN", hide_env_values = true)]
+    pub listen: Option<Address>,
+
+    /// The root of the machine's file system, where a container has it mounted [default: /]
+    #[arg(long, value_name = "DIR", env = "LARDER_HOST_ROOT", hide_env_values = true)]
+    pub host_root: Option<PathBuf>,
+
+    /// How to print the result
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+impl DoctorArgs {
+    /// What a node would be told by the same flags.
+    pub fn node(&self) -> NodeArgs {
+        NodeArgs {
+            config: self.config.clone(),
+            listen: self.listen,
+            host_root: self.host_root.clone(),
+            ..NodeArgs::default()
+        }
+    }
+}
+
 /// How a command prints its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -165,7 +212,8 @@ pub enum Output {
 pub fn run() -> ExitCode {
     let done = match Larder::parse().command {
         Command::Registry(args) => serving::run(|| Config::load(Role::Registry, &args), args.check),
-        Command::Node(args) => serving::run(|| Config::load_node(&args), args.check),
+        Command::Node(args) => node::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Scrub(args) => scrub::run(&args),
         Command::Version => {
             println!("larder {}", env!("CARGO_PKG_VERSION"));

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 mod cli;
 mod config;
+mod doctor;
 mod failure;
 mod logging;
+mod node;
 mod process;
 mod scrub;
 mod serving;

@@ -93,6 +93,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let stop = CancellationToken::new();
     let stop_admin = CancellationToken::new();
+    let pointing = config.role == Role::Node && config.node.hosts;
+    let pointed = async {
+        match pointing {
+            true => crate::node::keep_pointed(&config, clients, stop.clone()).await,
+            false => std::future::pending().await,
+        }
+    };
     let admin = admin.map(|admin| tokio::spawn(admin.run(stop_admin.clone())));
     let drain = async {
         let signal = signals.next().await;
@@ -101,8 +108,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         stop.cancel();
         signals.next().await
     };
+    tokio::pin!(pointed);
+    let served = async {
+        let mut server = std::pin::pin!(server.run(stop.clone(), config.grace));
+        tokio::select! {
+            () = &mut server => {}
+            // The server goes on to its own end.
+            () = &mut pointed => server.await,
+        }
+    };
     tokio::select! {
-        () = server.run(stop.clone(), config.grace) => {}
+        () = served => {}
         signal = drain => {
             tracing::warn!(signal, "ending at once");
             std::process::exit(1);

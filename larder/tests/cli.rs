@@ -66,6 +66,7 @@ fn help() {
     insta::assert_snapshot!("help", place.run(&["--help"]));
     insta::assert_snapshot!("help_registry", place.run(&["registry", "--help"]));
     insta::assert_snapshot!("help_node", place.run(&["node", "--help"]));
+    insta::assert_snapshot!("help_doctor", place.run(&["doctor", "--help"]));
     insta::assert_snapshot!("help_scrub", place.run(&["scrub", "--help"]));
 }
 

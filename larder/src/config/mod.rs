@@ -118,6 +118,13 @@ impl Config {
         if let Some(registry) = &flags.registry {
             config.node.registry = Some(registry.clone());
         }
+        if let Some(hosts) = flags.hosts {
+            config.node.hosts = hosts;
+        }
+        if let Some(root) = &flags.host_root {
+            config.node.host_root =
+                std::path::absolute(root).map_err(|error| Failure::Usage(format!("--host-root: {error}")))?;
+        }
         config.check_node()?;
         Ok(config)
     }

@@ -1,6 +1,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oci::Registry;
+
+use super::file::RegistryName;
 use super::section::Section;
 use super::units::Span;
 
@@ -13,11 +16,26 @@ pub struct Node {
     pub registry_ca: Option<PathBuf>,
     /// How long a runtime waits for the head of an answer at most.
     pub answer: Duration,
+    /// Whether the runtimes of this machine are pointed at the mirror.
+    pub hosts: bool,
+    /// The root of the machine's file system, as this process sees it.
+    pub host_root: PathBuf,
+    /// The registries that CRI-O asks the mirror for.
+    pub crio: Vec<Registry>,
 }
 
 impl Default for Node {
     fn default() -> Node {
-        Node { registry: None, registry_ca: None, answer: Duration::from_secs(8) }
+        Node {
+            registry: None,
+            registry_ca: None,
+            answer: Duration::from_secs(8),
+            hosts: true,
+            host_root: PathBuf::from("/"),
+            crio: ["docker.io", "ghcr.io", "quay.io", "registry.k8s.io"]
+                .map(|name| name.parse().expect("a host"))
+                .into(),
+        }
     }
 }
 
@@ -30,8 +48,29 @@ impl Node {
         if !(Duration::from_millis(100)..=Duration::from_secs(25)).contains(&answer) {
             section.problem("answer", "must be between 100ms and 25s");
         }
-        let node = Node { registry: section.value("registry"), registry_ca: section.value("registry_ca"), answer };
+        let crio = section.value("crio").map(|list: Vec<RegistryName>| list.into_iter().map(|RegistryName(name)| name));
+        let node = Node {
+            registry: section.value("registry"),
+            registry_ca: section.value("registry_ca"),
+            answer,
+            hosts: section.value("hosts").unwrap_or(default.hosts),
+            host_root: section.value("host_root").unwrap_or(default.host_root),
+            crio: crio.map_or(default.crio, Iterator::collect),
+        };
+        if !node.host_root.is_absolute() {
+            section.problem("host_root", "must be an absolute path");
+        }
         section.finish();
         node
+    }
+
+    /// What pointing the runtimes of this machine at `mirror` needs.
+    pub fn setup(&self, mirror: std::net::SocketAddr) -> node::Settings {
+        node::Settings {
+            mirror: mirror.to_string(),
+            state: self.host_root.join("var/lib/larder-node/hosts"),
+            crio_registries: self.crio.iter().map(ToString::to_string).collect(),
+            ..node::Settings::new(&self.host_root)
+        }
     }
 }

@@ -31,6 +31,7 @@ impl Role {
 
     pub(super) fn store(self) -> Option<PathBuf> {
         let store = place::default_store()?;
-        Some(if self == Role::Registry { store } else { store.join("node/store") })
+        // Beside each other, since each wants its folder for itself.
+        Some(if self == Role::Registry { store } else { store.with_file_name("larder-node").join("store") })
     }
 }

@@ -76,7 +76,20 @@ impl<'a> Agent<'a> {
         machine.write("/etc/larder/larder.toml", config)?;
         let process = machine.spawn("larder", Launch::new(binary()).args(["node", "--log", "debug"]))?;
         await_ready(machine)?;
-        Ok(Agent { node, process })
+        let agent = Agent { node, process };
+        agent.await_pointed()?;
+        Ok(agent)
+    }
+
+    /// Waits until it has pointed the node's runtime at its mirror.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn await_pointed(&self) -> Result<()> {
+        let hosts = self.node.machine().path("/etc/containerd/certs.d/_default/hosts.toml");
+        wait_for("the runtime is pointed at larder", PATIENCE, || {
+            Ok(std::fs::read_to_string(&hosts).is_ok_and(|text| text.contains(MIRROR)).then_some(()))
+        })
     }
 
     /// Its process.

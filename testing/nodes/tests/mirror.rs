@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use nodes::{Agent, MIRROR, Registry};
+use nodes::{Agent, Registry};
 use testbed::{
-    Cluster, ClusterSpec, Image, Layer, Node, NodeSpec, PRIVATE_PASSWORD, PRIVATE_USER, Runtime, has_condition,
-    wait_for, with_cluster,
+    Cluster, ClusterSpec, Image, Layer, NodeSpec, PRIVATE_PASSWORD, PRIVATE_USER, Runtime, has_condition, wait_for,
+    with_cluster,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -21,11 +21,6 @@ fn sent(cluster: &Cluster, origin: &str, digest: &str) -> Result<usize> {
 
 fn behind(registry: &Registry) -> String {
     format!("[node]\nregistry = {:?}\n", registry.url())
-}
-
-fn point_at_larder(node: &Node) -> Result<()> {
-    let hosts = format!("[host.\"http://{MIRROR}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
-    node.machine().write("/etc/containerd/certs.d/_default/hosts.toml", &hosts)
 }
 
 fn pod(namespace: &str, name: &str, image: &str, policy: &str, secret: Option<&str>) -> String {
@@ -64,15 +59,8 @@ fn pods_of_all_runtimes_pull_through_larder_and_the_origin_sends_once() -> Resul
         let image = Image::new().layer(Layer::random(20 * MIB)).layer(Layer::text(4 * MIB));
         let pushed = cluster.origin("docker.io")?.push("library/app:1", &image)?;
         let registry = Registry::start(cluster.control().machine())?;
-        let agents = cluster
-            .nodes()
-            .iter()
-            .map(|node| {
-                let agent = Agent::start(node, &behind(&registry))?;
-                point_at_larder(node)?;
-                Ok(agent)
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let agents =
+            cluster.nodes().iter().map(|node| Agent::start(node, &behind(&registry))).collect::<Result<Vec<_>>>()?;
         cluster.kubectl().apply(
             "
 apiVersion: apps/v1
@@ -108,7 +96,6 @@ fn a_private_image_is_for_pods_whose_own_secret_the_origin_accepts() -> Result<(
         origin.push("team/secret:1", &Image::new().layer(Layer::random(MIB)))?;
         let node = &cluster.nodes()[0];
         let agent = Agent::start(node, "")?;
-        point_at_larder(node)?;
         let kubectl = cluster.kubectl();
         for namespace in ["right", "wrong", "none"] {
             kubectl.run(&["create", "namespace", namespace])?;
@@ -159,7 +146,6 @@ fn pods_start_although_larder_is_killed_or_hangs() -> Result<()> {
         }
         let node = &cluster.nodes()[0];
         let agent = Agent::start(node, "")?;
-        point_at_larder(node)?;
         let kubectl = cluster.kubectl();
         let start = |name: &str, number: usize| {
             kubectl.apply(&pod("default", name, &format!("quay.io/acme/app:{number}"), "IfNotPresent", None))

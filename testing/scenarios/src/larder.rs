@@ -207,7 +207,8 @@ impl Builder {
     /// Makes it the mirror of a container runtime: `larder node`.
     pub fn node(mut self) -> Builder {
         self.role = "node";
-        self
+        // The runtimes of this machine are nobody's to try things with.
+        self.env("LARDER_HOSTS", "false")
     }
 
     /// Adds an upstream with endpoints in order; `more` is further TOML of it.

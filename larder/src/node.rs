@@ -1,0 +1,94 @@
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use node::{Finding, Settings, Severity};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::NodeArgs;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::{logging, serving};
+
+/// How often the runtimes' files are looked at: others write them too, some distributions at each of their starts.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Runs `larder node`.
+pub fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
+    if args.uninstall {
+        return uninstall(args);
+    }
+    serving::run(|| Config::load_node(args), args.check)
+}
+
+/// Takes back what was written for the runtimes of this machine.
+fn uninstall(args: &NodeArgs) -> Result<ExitCode, Failure> {
+    let config = Config::load_node(args)?;
+    logging::start_plainly();
+    let findings = node::uninstall(&config.node.setup(config.listen)).context("cannot restore the runtimes' files")?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    match findings.iter().map(|finding| finding.severity).max() {
+        None => println!("the runtimes of this machine are as they were before larder"),
+        Some(Severity::Error) => return Err(Failure::Runtime(anyhow!("not everything could be restored"))),
+        Some(_) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Points the runtimes of this machine at the mirror, now and whenever somebody changes their files, until `stop`. What is
+/// written stays when larder ends: a runtime that finds nobody there goes on to the origin.
+pub async fn keep_pointed(config: &Config, mirror: SocketAddr, stop: CancellationToken) {
+    let settings = config.node.setup(mirror);
+    let mut said = Vec::new();
+    loop {
+        let looking = settings.clone();
+        let looked = tokio::task::spawn_blocking(move || point(&looking)).await;
+        match looked {
+            Ok(Ok(findings)) => {
+                tell(&findings, &said);
+                said = findings;
+            }
+            Ok(Err(error)) => tracing::warn!(error = %format!("{error:#}"), "the runtime cannot be pointed at larder"),
+            Err(error) => tracing::warn!(%error, "the runtime's files could not be looked at"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+fn point(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
+    let runtimes = node::detect(&settings.host_root, None)?;
+    let installed = node::install(settings, &runtimes)?;
+    for path in &installed.written {
+        tracing::info!(path = %path.display(), "pointed at larder");
+    }
+    if installed.reload_crio {
+        tracing::warn!("CRI-O reads its registries when it is told to: systemctl reload crio");
+    }
+    let mut findings = installed.findings;
+    for finding in node::examine(settings, &runtimes) {
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+    Ok(findings)
+}
+
+/// Logs what was not said before, and what is over.
+fn tell(findings: &[Finding], before: &[Finding]) {
+    for Finding { severity, code, what, remedy } in findings.iter().filter(|finding| !before.contains(finding)) {
+        match severity {
+            Severity::Info => tracing::info!(code, what, remedy),
+            Severity::Warning => tracing::warn!(code, what, remedy),
+            Severity::Error => tracing::error!(code, what, remedy),
+        }
+    }
+    for over in before.iter().filter(|finding| !findings.contains(finding)) {
+        tracing::info!(code = over.code, "no longer so: {}", over.what);
+    }
+}
