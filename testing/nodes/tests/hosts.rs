@@ -8,8 +8,10 @@ use anyhow::Result;
 use nodes::{Agent, binary};
 use testbed::{ClusterSpec, Image, Layer, Node, NodeSpec, Runtime, with_cluster};
 
-/// Everything below a folder: bytes of files, `None` for folders, and modes.
-fn tree(folder: &Path) -> Result<BTreeMap<String, (Option<Vec<u8>>, u32)>> {
+/// Everything below a folder, by its path there: bytes of files, `None` for folders, and modes.
+type Tree = BTreeMap<String, (Option<Vec<u8>>, u32)>;
+
+fn tree(folder: &Path) -> Result<Tree> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![folder.to_owned()];
     while let Some(path) = waiting.pop() {
