@@ -72,7 +72,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let named = registry.sub_registry_with_prefix("larder");
     let (engine_metrics, serve_metrics) = (cache::Metrics::register(named), serve::Metrics::register(named));
 
-    let store = DiskStore::open(store_settings(&config.store)).context("cannot open the store")?;
+    let store = match shelf(&config) {
+        Some(shelf) => DiskStore::open_beside(store_settings(&config.store), Arc::new(shelf)),
+        None => DiskStore::open(store_settings(&config.store)),
+    };
+    let store = store.context("cannot open the store")?;
     let folder = store.root().to_owned();
     let upstreams = Directory::new(config.upstream_settings()?, upstream_metrics)?;
     let engine = Engine::start(Arc::new(store), upstreams, engine_settings(&config), engine_metrics);
@@ -144,6 +148,21 @@ async fn bind_admin(
         false => engine.ready(),
     };
     Admin::bind(address, Arc::new(registry), ready).await.context("metrics")
+}
+
+/// What the container runtime of a node has itself.
+fn shelf(config: &Config) -> Option<node::ContentStore> {
+    if config.role != Role::Node {
+        return None;
+    }
+    let settings = config.node.setup(config.listen);
+    match node::detect(&settings.host_root, None) {
+        Ok(runtimes) => node::ContentStore::find(&settings, &runtimes),
+        Err(error) => {
+            tracing::warn!(%error, "what the runtime has is not shared: its configuration cannot be read");
+            None
+        }
+    }
 }
 
 fn store_settings(store: &Store) -> StoreSettings {

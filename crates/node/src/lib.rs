@@ -17,6 +17,7 @@
 
 mod certs_d;
 mod containerd;
+mod content;
 mod crio;
 mod disk;
 mod error;
@@ -29,6 +30,7 @@ mod settings;
 pub use certs_d::adopt::{AdoptError, adopt, strip};
 pub use containerd::config::{ConfigPath, ContainerdConfig, PullPath};
 pub use containerd::{Introspection, Version, drop_in};
+pub use content::ContentStore;
 pub use error::Error;
 pub use examine::examine;
 pub use finding::{Finding, Severity};

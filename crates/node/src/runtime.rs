@@ -50,10 +50,13 @@ struct Facts {
     signs: &'static [&'static str],
     config: &'static str,
     socket: &'static str,
+    /// containerd's `root` where its configuration does not say it.
+    root: &'static str,
 }
 
 const CONFIG: &str = "/etc/containerd/config.toml";
 const SOCKET: &str = "/run/containerd/containerd.sock";
+const ROOT: &str = "/var/lib/containerd";
 
 /// The first whose sign is there holds, so what lives beside another one's files comes before it.
 const FACTS: &[Facts] = &[
@@ -62,40 +65,52 @@ const FACTS: &[Facts] = &[
         signs: &["/var/lib/rancher/rke2/agent"],
         config: "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
         socket: "/run/k3s/containerd/containerd.sock",
+        root: "/var/lib/rancher/rke2/agent/containerd",
     },
     Facts {
         distribution: Distribution::K3s,
         signs: &["/var/lib/rancher/k3s/agent"],
         config: "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
         socket: "/run/k3s/containerd/containerd.sock",
+        root: "/var/lib/rancher/k3s/agent/containerd",
     },
     Facts {
         distribution: Distribution::K0s,
         signs: &["/var/lib/k0s"],
         config: "/etc/k0s/containerd.toml",
         socket: "/run/k0s/containerd.sock",
+        root: "/var/lib/k0s/containerd",
     },
     Facts {
         distribution: Distribution::MicroK8s,
         signs: &["/var/snap/microk8s/current"],
         config: "/var/snap/microk8s/current/args/containerd.toml",
         socket: "/var/snap/microk8s/common/run/containerd.sock",
+        root: "/var/snap/microk8s/common/var/lib/containerd",
     },
     Facts {
         distribution: Distribution::Talos,
         signs: &["/etc/cri/conf.d"],
         config: "/etc/cri/containerd.toml",
         socket: SOCKET,
+        root: ROOT,
     },
-    Facts { distribution: Distribution::Kind, signs: &["/kind/version"], config: CONFIG, socket: SOCKET },
-    Facts { distribution: Distribution::EksAl2023, signs: &["/etc/eks/nodeadm"], config: CONFIG, socket: SOCKET },
+    Facts { distribution: Distribution::Kind, signs: &["/kind/version"], config: CONFIG, socket: SOCKET, root: ROOT },
+    Facts {
+        distribution: Distribution::EksAl2023,
+        signs: &["/etc/eks/nodeadm"],
+        config: CONFIG,
+        socket: SOCKET,
+        root: ROOT,
+    },
     Facts {
         distribution: Distribution::Bottlerocket,
         signs: &["/etc/bottlerocket-release"],
         config: CONFIG,
         socket: SOCKET,
+        root: ROOT,
     },
-    Facts { distribution: Distribution::Other, signs: &[CONFIG, SOCKET], config: CONFIG, socket: SOCKET },
+    Facts { distribution: Distribution::Other, signs: &[CONFIG, SOCKET], config: CONFIG, socket: SOCKET, root: ROOT },
 ];
 
 /// The runtimes of the host under `host_root`: containerd where a known layout is there, and CRI-O.
@@ -107,7 +122,7 @@ pub fn detect(host_root: &Path, running: Option<&dyn Introspection>) -> Result<V
     let mut found = Vec::new();
     if let Some(facts) = FACTS.iter().find(|facts| facts.signs.iter().any(&there)) {
         let version = running.and_then(Introspection::version).and_then(|text| Version::parse(&text));
-        let config = config::read(host_root, Path::new(facts.config), version, running)?;
+        let config = config::read(host_root, Path::new(facts.config), Path::new(facts.root), version, running)?;
         found.push(Runtime {
             distribution: facts.distribution,
             version,

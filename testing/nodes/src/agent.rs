@@ -97,6 +97,16 @@ impl<'a> Agent<'a> {
         &self.process
     }
 
+    /// The length of what its mirror gives, if it gives it whole.
+    ///
+    /// # Errors
+    /// It refuses or breaks off.
+    pub fn pull(&self, path: &str) -> Result<u64> {
+        let machine = self.node.machine();
+        let body = ask(machine, MIRROR, path)?;
+        Ok(body.len() as u64)
+    }
+
     /// All that it has logged.
     ///
     /// # Errors
@@ -110,7 +120,7 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// It does not answer.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
-        let text = get(self.node.machine(), "/metrics")?;
+        let text = String::from_utf8(ask(self.node.machine(), ADMIN, "/metrics")?)?;
         let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (found, rest) = series.split_once('{').unwrap_or((series, ""));
@@ -122,24 +132,25 @@ impl<'a> Agent<'a> {
 }
 
 /// The body of what the machine's larder answers with 200.
-fn get(machine: &Machine, path: &str) -> Result<String> {
+fn ask(machine: &Machine, address: &str, path: &str) -> Result<Vec<u8>> {
     let answer = machine.in_network(|| {
-        let mut stream = TcpStream::connect(ADMIN)?;
+        let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {ADMIN}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
         anyhow::Ok(answer)
     })??;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").context("an answer has a head")?;
+    let head = String::from_utf8_lossy(&answer[..end]);
     if !head.starts_with("HTTP/1.1 200 ") {
         bail!("{path}: {}", head.lines().next().unwrap_or_default());
     }
-    Ok(body.to_owned())
+    Ok(answer[end + 4..].to_vec())
 }
 
 fn await_ready(machine: &Machine) -> Result<()> {
-    wait_for("larder is ready", PATIENCE, || Ok(get(machine, "/readyz").ok()))
+    wait_for("larder is ready", PATIENCE, || Ok(ask(machine, ADMIN, "/readyz").ok()))
         .map(drop)
         .with_context(|| format!("on {}", machine.name()))
 }

@@ -87,6 +87,25 @@ spec:
     })
 }
 
+#[test]
+fn what_containerd_has_is_kept_once_and_served_from_there() -> Result<()> {
+    with_cluster(&ClusterSpec::new("mirror-once").nodes(1), |cluster| {
+        let image = Image::new().layer(Layer::random(20 * MIB));
+        let pushed = cluster.origin("ghcr.io")?.push("acme/app:1", &image)?;
+        let node = &cluster.nodes()[0];
+        let agent = Agent::start(node, "")?;
+        node.crictl(&["pull", "ghcr.io/acme/app:1"])?;
+        wait_for("larder keeps no second copy", PATIENCE, || {
+            Ok((agent.metric("larder_store_bytes", &[])? < MIB as f64).then_some(()))
+        })?;
+        cluster.internet_link().cut()?;
+        let layer = pushed.layers.last().expect("an image has layers");
+        let path = format!("/v2/acme/app/blobs/{}?ns=ghcr.io", layer.digest);
+        assert_eq!(agent.pull(&path)?, layer.size, "though the origin cannot be asked");
+        Ok(())
+    })
+}
+
 // S-01, S-03
 #[test]
 fn a_private_image_is_for_pods_whose_own_secret_the_origin_accepts() -> Result<()> {

@@ -42,6 +42,8 @@ pub struct ContainerdConfig {
     pub discard_unpacked_layers: bool,
     /// Which code pulls.
     pub pull_path: PullPath,
+    /// Its `root`, as the host sees it: content and snapshots are below.
+    pub root: PathBuf,
     /// All files that were read, as the host sees them, the first one first.
     pub files: Vec<PathBuf>,
 }
@@ -63,6 +65,7 @@ struct Said {
     config_path: Option<String>,
     mirrors: bool,
     discard: Option<bool>,
+    root: Option<PathBuf>,
     /// Settings that force the local path if they are other than the default.
     local: [Option<bool>; 4],
     has_plugin: bool,
@@ -76,7 +79,10 @@ impl Said {
             2 => "io.containerd.grpc.v1.cri",
             _ => "io.containerd.cri.v1.images",
         };
-        let Some(plugin) = table.get("plugins").and_then(|plugins| plugins.get(name)) else { return Said::default() };
+        let root = table.get("root").and_then(Value::as_str).map(PathBuf::from);
+        let Some(plugin) = table.get("plugins").and_then(|plugins| plugins.get(name)) else {
+            return Said { root, ..Said::default() };
+        };
         let empty = Value::Table(Table::new());
         // Before version 3 what concerns snapshots and unpacking was in a table of its own.
         let unpacking = if version <= 2 { plugin.get("containerd").unwrap_or(&empty) } else { plugin };
@@ -88,6 +94,7 @@ impl Said {
             config_path: registry.get("config_path").and_then(Value::as_str).map(str::to_owned),
             mirrors: filled("mirrors"),
             discard: flag(unpacking, "discard_unpacked_layers"),
+            root,
             local: [
                 flag(plugin, "use_local_image_pull").or(others.then_some(true)),
                 flag(unpacking, "disable_snapshot_annotations").map(|disabled| !disabled),
@@ -99,8 +106,9 @@ impl Said {
     }
 
     fn imported(self, later: Said, replaces: bool) -> Said {
+        let root = later.root.clone().or(self.root);
         if replaces && later.has_plugin {
-            return later;
+            return Said { root, ..later };
         }
         let mut local = self.local;
         for (mine, theirs) in local.iter_mut().zip(later.local) {
@@ -110,6 +118,7 @@ impl Said {
             config_path: later.config_path.or(self.config_path),
             mirrors: self.mirrors || later.mirrors,
             discard: later.discard.or(self.discard),
+            root,
             local,
             has_plugin: self.has_plugin || later.has_plugin,
         }
@@ -122,6 +131,7 @@ impl Said {
 pub(crate) fn read(
     host_root: &Path,
     file: &Path,
+    usual_root: &Path,
     version: Option<Version>,
     running: Option<&dyn Introspection>,
 ) -> Result<ContainerdConfig, Error> {
@@ -144,7 +154,8 @@ pub(crate) fn read(
         None if version >= (Version { major: 2, minor: 2 }) => split("/etc/containerd/certs.d:/etc/docker/certs.d"),
         None => ConfigPath::NotSet,
     };
-    Ok(ContainerdConfig { config_path, by_default, discard_unpacked_layers, pull_path, files })
+    let root = said.root.unwrap_or_else(|| usual_root.to_owned());
+    Ok(ContainerdConfig { config_path, by_default, discard_unpacked_layers, pull_path, root, files })
 }
 
 fn split(path: &str) -> ConfigPath {
