@@ -316,6 +316,16 @@ pub fn by(name: &str, user: Option<&str>) -> Request {
     Request { name: Name::parse(name).unwrap(), credential: user.map(credential) }
 }
 
+impl Drop for Setting {
+    fn drop(&mut self) {
+        // Before the folder goes: a store makes its folders anew where they are missing.
+        tokio::task::block_in_place(|| {
+            let shutdown = tokio::time::timeout(SOON, self.engine.shutdown());
+            let _ = tokio::runtime::Handle::current().block_on(shutdown);
+        });
+    }
+}
+
 impl Setting {
     /// Fetches a whole blob.
     pub async fn fetch(&self, request: &Request, digest: &Digest) -> Result<Bytes, Error> {

@@ -189,6 +189,8 @@ impl Drop for Fixture {
     fn drop(&mut self) {
         self.cancel.cancel();
         if let Some(runtime) = self.runtime.take() {
+            // Before the folder goes: a store makes its folders anew where they are missing.
+            let _ = runtime.block_on(async { tokio::time::timeout(LONG, self.engine.shutdown()).await });
             runtime.shutdown_timeout(Duration::from_secs(2));
         }
     }
