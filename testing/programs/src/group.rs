@@ -7,21 +7,24 @@ use crate::{Paths, Program, debian, ensure};
 /// A set of programs and packages that are wanted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// What tests of the registry side run: registries, clients, the conformance suite, a container runtime.
+    /// What tests of the registry side run: registries, clients, the conformance suite.
     RegistryTests,
+    /// What tests of container runtimes run beside these.
+    Runtimes,
     /// What a Kubernetes cluster on this machine is made of.
     Cluster,
 }
 
 impl Group {
     /// Every group.
-    pub const ALL: &'static [Self] = &[Self::RegistryTests, Self::Cluster];
+    pub const ALL: &'static [Self] = &[Self::RegistryTests, Self::Runtimes, Self::Cluster];
 
     /// The name by which the command line knows it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::RegistryTests => "registry-tests",
+            Self::Runtimes => "runtimes",
             Self::Cluster => "cluster",
         }
     }
@@ -36,11 +39,13 @@ impl Group {
     #[must_use]
     pub const fn programs(self) -> &'static [Program] {
         use Program::{
-            ApiServer, CniHostLocal, CniLoopback, CniPortmap, CniPtp, Conformance, Containerd, ControllerManager,
-            CoreDns, Crane, Crictl, Ctr, KubeProxy, Kubectl, Kubelet, Oras, Regctl, Registry, Scheduler, Shim,
+            ApiServer, CniHostLocal, CniLoopback, CniPortmap, CniPtp, Conformance, Containerd, Containerd17,
+            ControllerManager, CoreDns, Crane, Crictl, Ctr, KubeProxy, Kubectl, Kubelet, Oras, Regctl, Registry,
+            Scheduler, Shim, Shim17,
         };
         match self {
-            Self::RegistryTests => &[Crane, Conformance, Registry, Oras, Regctl, Containerd, Ctr, Shim],
+            Self::RegistryTests => &[Crane, Conformance, Registry, Oras, Regctl],
+            Self::Runtimes => &[Containerd, Ctr, Shim, Crictl, Containerd17, Shim17],
             Self::Cluster => &[
                 Registry,
                 Crane,
@@ -71,7 +76,6 @@ impl Group {
                 "docker-registry",
                 "skopeo",
                 "umoci",
-                "runc",
                 "nginx",
                 "wrk",
                 "busybox-static",
@@ -80,6 +84,7 @@ impl Group {
                 "strace",
                 "faketime",
             ],
+            Self::Runtimes => &["runc", "busybox-static"],
             Self::Cluster => &["etcd-server", "runc", "iproute2", "nftables", "busybox-static"],
         }
     }

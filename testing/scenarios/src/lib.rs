@@ -16,6 +16,7 @@
 
 mod client;
 mod command;
+mod containerd;
 mod images;
 mod larder;
 mod noise;
@@ -26,6 +27,7 @@ mod wait;
 
 pub use client::{Answer, Client, Ending, basic};
 pub use command::run;
+pub use containerd::{Containerd, Release};
 pub use images::{Images, image_programs, push_image, push_images};
 pub use larder::{Builder, Larder};
 pub use noise::noise;
