@@ -120,8 +120,10 @@ impl Scene {
         assert_eq!(containerd.blobs()?, wanted);
         // By its status: `ctr` may miss what a container prints that ends at once.
         let trial = "[ $(ls -d /data-* | grep -c .) = 2 ] && exit 42";
+        // Containers of one name would share a control group, whose hierarchy all tests see.
+        let id = format!("trial-{}", self.larder.address().port());
         containerd.run(&format!(
-            "ctr --namespace {namespace} run --rm --cgroup '' {name} trial /bin/busybox sh -c '{trial}'; [ $? = 42 ]"
+            "ctr --namespace {namespace} run --rm --cgroup '' {name} {id} /bin/busybox sh -c '{trial}'; [ $? = 42 ]"
         ))?;
         Ok(())
     }
