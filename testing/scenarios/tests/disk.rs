@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
 use std::fs;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -448,9 +448,18 @@ async fn a_store_of_a_newer_larder_or_of_something_else_is_refused_and_left_alon
     ] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(file), text).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let Err(error) = Larder::builder().store(folder.path()).start() else { panic!("it starts with {file}") };
         assert!(error.to_string().contains(says), "{error}");
         assert_eq!(fs::read_to_string(folder.path().join(file)).unwrap(), text);
+        if file == "letter.txt" {
+            assert_eq!(
+                fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777,
+                0o755,
+                "nobody is locked out"
+            );
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is put into it");
+        }
         assert!(!folder.path().join("blobs").exists());
     }
 }

@@ -46,9 +46,14 @@ impl Layout {
         let root = root.canonicalize().map_err(StoreError::io("looking up the store's folder"))?;
         let meta = fs::metadata(&root).map_err(StoreError::io("looking at the store's folder"))?;
         let unsuitable = |reason| StoreError::Unsuitable { path: root.display().to_string(), reason };
+        // Before anything of it is changed: it may be anybody's.
+        check_ours(&root)?;
         if meta.mode() & 0o077 != 0 {
-            fs::set_permissions(&root, fs::Permissions::from_mode(0o700))
-                .map_err(|_| unsuitable("others may enter this folder, and it belongs to another user"))?;
+            fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).map_err(|_| {
+                unsuitable(
+                    "others may enter this folder, and it belongs to another user: make it this user's (chown), or choose another with --store",
+                )
+            })?;
         }
         if let Some(parent) = root.parent().and_then(|parent| fs::metadata(parent).ok())
             && parent.mode() & 0o1002 == 0o0002
@@ -124,16 +129,7 @@ impl Layout {
             }
             Ok(Ok(mark)) if mark.layout == LAYOUT => return Ok(()),
             Ok(_) => tracing::warn!(path = %path.display(), "the store's mark is damaged and is written anew"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let ours = ["blobs", "repositories", "lock", "ingest", "ingest.mark", "quarantine", "lost+found"];
-                let mut entries = fs::read_dir(&self.root).map_err(StoreError::io("reading the store's folder"))?;
-                if entries.any(|entry| entry.is_ok_and(|entry| !ours.iter().any(|known| entry.file_name() == *known))) {
-                    return Err(StoreError::Unsuitable {
-                        path: self.root.display().to_string(),
-                        reason: "the folder is neither empty nor a store of larder: choose another with --store",
-                    });
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(StoreError::io("reading the store's mark")(error)),
         }
         let text = serde_json::to_vec(&Mark { layout: LAYOUT }).expect("a number serializes");
@@ -161,6 +157,22 @@ impl Layout {
         }
         Ok(())
     }
+}
+
+/// Refuses a folder that has no mark of a store, and something in it that no store has.
+fn check_ours(root: &Path) -> Result<(), StoreError> {
+    if fs::symlink_metadata(root.join("larder-store.json")).is_ok() {
+        return Ok(());
+    }
+    let ours = ["blobs", "repositories", "lock", "ingest", "ingest.mark", "quarantine", "lost+found"];
+    let mut entries = fs::read_dir(root).map_err(StoreError::io("reading the store's folder"))?;
+    if entries.any(|entry| entry.is_ok_and(|entry| !ours.iter().any(|known| entry.file_name() == *known))) {
+        return Err(StoreError::Unsuitable {
+            path: root.display().to_string(),
+            reason: "the folder is neither empty nor a store of larder: choose another with --store",
+        });
+    }
+    Ok(())
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
