@@ -24,6 +24,17 @@ impl fmt::Display for Format {
 
 /// Reads a filter such as `info,upstream=debug`.
 pub fn filter(text: &str) -> Result<EnvFilter, String> {
+    // A word alone would be taken for the name of a part, of which everything is logged, and of all else nothing.
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let word =
+        |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':');
+    let mut words = text.split(',').map(str::trim).filter(word);
+    if let Some(wrong) = words.find(|word| !levels.contains(&&*word.to_ascii_lowercase())) {
+        return Err(format!(
+            "{wrong:?} is no level: write {}, or a part with its level, such as upstream=debug",
+            levels.join(", ")
+        ));
+    }
     EnvFilter::try_new(text).map_err(|error| format!("{text:?} is no log filter: {error}"))
 }
 

@@ -80,7 +80,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let folder = store.root().to_owned();
     let upstreams = Directory::new(config.upstream_settings()?, upstream_metrics)?;
     let engine = Engine::start(Arc::new(store), upstreams, engine_settings(&config), engine_metrics);
-    let server = Server::bind(serve_settings(&config), engine.clone(), serve_metrics).await?;
+    let server = Server::bind(serve_settings(&config), engine.clone(), serve_metrics).await.context("--listen")?;
     let draining = Arc::new(AtomicBool::new(false));
     let admin = match config.metrics {
         Listener::On(address) => Some(bind_admin(address, registry, engine.clone(), draining.clone()).await?),
@@ -147,7 +147,7 @@ async fn bind_admin(
         true => Err("larder is ending".to_owned()),
         false => engine.ready(),
     };
-    Admin::bind(address, Arc::new(registry), ready).await.context("metrics")
+    Admin::bind(address, Arc::new(registry), ready).await.context("--metrics")
 }
 
 /// What the container runtime of a node has itself.

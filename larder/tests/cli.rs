@@ -200,6 +200,7 @@ fn bad_flags() {
         ("flag_listen", &["registry", "--listen", "5000"][..]),
         ("flag_budget", &["registry", "--budget", "lots"]),
         ("flag_log", &["registry", "--check", "--log", "=,="]),
+        ("flag_log_word", &["registry", "--check", "--log", "inof"]),
         ("flag_tls", &["registry", "--check", "--tls-cert", "cert.pem"]),
         ("flag_tls_missing", &["registry", "--check", "--tls-cert", "cert.pem", "--tls-key", "key.pem"]),
         ("flag_config", &["registry", "--check", "--config", "missing.toml"]),

@@ -203,7 +203,7 @@ impl Client {
                     // What was begun goes on: the next request may find it done.
                     Err(_) => {
                         let message = "nothing has come from the origin yet";
-                        Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unsupported, message))
+                        Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unknown, message))
                     }
                 }
             }

@@ -87,7 +87,7 @@ fn call(method: Method, target: String, accept: HeaderValue) -> Call {
 fn refusal(status: StatusCode, redirected: bool) -> Failure {
     let reason = format!("the answer's status is {status}");
     match status.as_u16() {
-        404 | 410 => Failure::new(FailureKind::NotFound, reason),
+        404 | 410 => Failure::new(FailureKind::NotFound, format!("it has no such thing ({status})")),
         // Stores behind a registry say so of links that ran out, which is not about who asks.
         401 | 403 if redirected => Failure::unavailable(format!("{reason}, where the registry redirects to")),
         401 => Failure::new(FailureKind::Unauthorized, reason),

@@ -248,9 +248,13 @@ pub enum SettingsError {
 
 /// Reads an endpoint's URL.
 pub(crate) fn endpoint_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    let scheme = "it must begin with https:// or http://";
+    let url = Url::parse(text).map_err(|error| match error {
+        url::ParseError::RelativeUrlWithoutBase => scheme.to_owned(),
+        error => error.to_string(),
+    })?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err("it must begin with https:// or http://".to_owned());
+        return Err(scheme.to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("credentials do not belong into the URL; configure a credential".to_owned());

@@ -63,8 +63,13 @@ impl Exchange {
             }
             let challenge = challenge::read(reply.response.headers())?;
             drain(reply.response).await;
-            let unauthorized =
-                || Failure::new(FailureKind::Unauthorized, "the registry does not accept this credential");
+            let unauthorized = || {
+                let reason = match authority {
+                    Authority::Anonymous => "this is not public: the registry wants a credential",
+                    _ => "the registry does not accept this credential",
+                };
+                Failure::new(FailureKind::Unauthorized, reason)
+            };
             let challenge = challenge.ok_or_else(unauthorized)?;
             tries += 1;
             if tries > 2 {
