@@ -96,7 +96,7 @@ impl Inner {
                 };
                 let authority = match inner.authorized(&upstream, &request, ask).await {
                     Err(error) if error.kind == FailureKind::NotFound => {
-                        inner.hidden(&request.name, &digest).await;
+                        inner.blob_hidden(&request.name, &digest).await;
                         return Err(error.into());
                     }
                     answer => answer?,
@@ -157,7 +157,7 @@ impl Inner {
             self.authorized(upstream, request, |source, ask| async move { source.head_blob(&ask, digest).await }).await;
         let head = match head {
             Err(error) if error.kind == FailureKind::NotFound => {
-                self.hidden(name, digest).await;
+                self.blob_hidden(name, digest).await;
                 return Err(error.into());
             }
             answer => answer?,
@@ -220,15 +220,19 @@ impl Inner {
             return Err(Error::new(FailureKind::Unavailable, "larder is shutting down"));
         }
         let mut fills = self.fills.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = fills.get(key).filter(|filling| !filling.has_failed()) {
+        let last = fills.get(key);
+        if let Some(running) = last.filter(|filling| !filling.has_failed()) {
             return Ok((running.clone(), true));
         }
+        // One that has just failed may not have been taken off the list and into account yet.
+        let just_wrong = last.and_then(Filling::wrong);
         let failed = (key.0.clone(), key.1, self.access.whose(&ask.authority));
         if let Some(error) = self.failed_fills.get(&failed) {
             return Err(error);
         }
         // A source that was wrong about this blob is asked last.
-        let first = self.wrong.get(key).map_or(0, |wrong| (wrong + 1) % upstream.sources.len().max(1));
+        let first =
+            just_wrong.or_else(|| self.wrong.get(key)).map_or(0, |wrong| (wrong + 1) % upstream.sources.len().max(1));
         let (filling, work) =
             fill::run(self.store.clone(), upstream.clone(), ask.clone(), *digest, first, self.metrics.clone());
         fills.insert(key.clone(), filling.clone());
@@ -263,7 +267,10 @@ impl Inner {
     async fn stored_blob(self: &Arc<Self>, name: &Name, digest: &Digest) -> Option<Blob> {
         let key = (name.clone(), *digest);
         if self.members.get(&key).is_none() {
-            if !self.is_recorded(name, digest).await {
+            // A manifest may be asked for as a blob.
+            if !self.is_recorded(name, RecordKind::Blob(*digest)).await
+                && !self.is_recorded(name, RecordKind::Manifest(*digest)).await
+            {
                 return None;
             }
             self.members.insert(key.clone(), ());
@@ -276,21 +283,34 @@ impl Inner {
         blob
     }
 
-    /// Whether a blob is recorded as one of the repository, or a manifest, which may be asked for as a blob.
-    async fn is_recorded(&self, name: &Name, digest: &Digest) -> bool {
-        let member = async |kind| matches!(self.store.read(&Record::new(name, kind)).await, Ok(Some(_)));
-        member(RecordKind::Blob(*digest)).await || member(RecordKind::Manifest(*digest)).await
+    /// Whether something is recorded as part of a repository.
+    async fn is_recorded(&self, name: &Name, kind: RecordKind) -> bool {
+        matches!(self.store.read(&Record::new(name, kind)).await, Ok(Some(_)))
     }
 
-    /// Takes note that the origin has said of a digest that it is not there. If it was there before, the repository may be
-    /// private by now, for many say so of what is: then it is public no longer, whatever comes.
-    pub(crate) async fn hidden(&self, name: &Name, digest: &Digest) {
-        // What memory knows may not be on the disk yet.
-        let key = (name.clone(), *digest);
-        let known = self.members.contains_key(&key) || self.manifests.contains_key(&key);
-        if known || self.is_recorded(name, digest).await {
-            self.access.forget(name, &Authority::Anonymous).await;
+    /// Takes note that the origin has said of a blob that it is not there.
+    async fn blob_hidden(&self, name: &Name, digest: &Digest) {
+        let recorded = self.is_recorded(name, RecordKind::Blob(*digest)).await;
+        // What memory knows may not be on the disk yet. It knows manifests that were asked for as blobs too, and many
+        // origins do not.
+        let manifest = self.is_recorded(name, RecordKind::Manifest(*digest)).await;
+        if recorded || !manifest && self.members.contains_key(&(name.clone(), *digest)) {
+            self.hidden(name).await;
         }
+    }
+
+    /// Takes note that the origin has said of a manifest that it is not there.
+    pub(crate) async fn manifest_hidden(&self, name: &Name, digest: &Digest) {
+        let known = self.manifests.contains_key(&(name.clone(), *digest));
+        if known || self.is_recorded(name, RecordKind::Manifest(*digest)).await {
+            self.hidden(name).await;
+        }
+    }
+
+    /// The origin does not show what it showed before. Many do so with what is private: then the repository is public no
+    /// longer, whatever comes.
+    async fn hidden(&self, name: &Name) {
+        self.access.forget(name, &Authority::Anonymous).await;
     }
 
     /// A blob's verified bytes, if they came from the registry of `name` before. The word of one registry is no reason to

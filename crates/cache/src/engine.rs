@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use moka::sync::Cache;
-use oci::{Digest, MediaType, Name, Reference};
+use oci::{Digest, MediaType, Name, Reference, Tag};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -55,6 +55,9 @@ impl Default for EngineSettings {
     }
 }
 
+/// How long the origin's word that there is no such tag is repeated while it cannot be asked.
+const ABSENT_FOR: Duration = Duration::from_secs(3600);
+
 /// How often copies of what the runtime keeps are looked for.
 const SHED_EVERY: Duration = Duration::from_secs(5);
 
@@ -76,6 +79,8 @@ pub(crate) struct Inner {
     pub(crate) small: Cache<Digest, Arc<SmallBlob>>,
     /// Blobs that are known to be in a repository.
     pub(crate) members: Cache<(Name, Digest), ()>,
+    /// Tags that the origin lately did not know.
+    pub(crate) absent: Cache<(Name, Tag), ()>,
     pub(crate) fills: Mutex<HashMap<(Name, Digest), Filling>>,
     pub(crate) failed_fills: Failures<(Name, Digest, Who)>,
     /// The source, by its number, that was wrong about a blob lately.
@@ -139,6 +144,7 @@ impl Engine {
                 .max_capacity(settings.memory / 2)
                 .build(),
             members: Cache::new(20_000),
+            absent: Cache::builder().max_capacity(10_000).time_to_live(ABSENT_FOR).build(),
             fills: Mutex::new(HashMap::new()),
             failed_fills: Failures::new(),
             wrong: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(600)).build(),

@@ -78,7 +78,7 @@ impl Inner {
                 .await;
             let head = match head {
                 Err(error) if error.kind == FailureKind::NotFound => {
-                    self.hidden(&request.name, &digest).await;
+                    self.manifest_hidden(&request.name, &digest).await;
                     return Err(error.into());
                 }
                 answer => answer?,
@@ -116,10 +116,17 @@ impl Inner {
         };
         let (result, joined) =
             self.once(|inner| &inner.manifest_flights, &upstream, (request, known.as_ref()), key, work).await;
+        let absent = (name.clone(), tag.clone());
         let error = match result {
-            Ok(reply) => return Ok(reply.joined(joined)),
+            Ok(reply) => {
+                self.absent.invalidate(&absent);
+                return Ok(reply.joined(joined));
+            }
             Err(error) => error,
         };
+        if error.kind == FailureKind::NotFound {
+            self.absent.insert(absent.clone(), ());
+        }
         let rules = &upstream.rules;
         let may_stand_in = match error.kind {
             FailureKind::NotFound => rules.serve_when_gone,
@@ -136,6 +143,15 @@ impl Inner {
             let mut reply = stored.reply(last.digest, Outcome::Stale);
             reply.warning = Some(STALE.into());
             return Ok(reply);
+        }
+        // Clients that look for referrers ask for tags that are not there, and go on when they hear so.
+        if is_outage(error.kind)
+            && last.is_none()
+            && self.absent.contains_key(&absent)
+            && self.access.through_outage(&upstream, request).await
+        {
+            let reason = "it was not there when the origin could last be asked";
+            return Err(Error::new(FailureKind::NotFound, reason));
         }
         Err(error)
     }

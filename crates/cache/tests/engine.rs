@@ -429,6 +429,49 @@ async fn what_is_hidden_by_now_is_not_public_in_an_outage_either() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_is_no_blob_hides_nothing() {
+    let origin = Origin::new("origin");
+    origin.repository("a/b", Readers::Anyone);
+    let digest = origin.manifest("a/b", "v1", "text");
+    // Nothing is public for long, so that the origin is asked again.
+    let settings = EngineSettings { public_for: Duration::ZERO, ..EngineSettings::default() };
+    let setting = support::start_with(&[("good.test", &[origin.clone()], ASKS_ALWAYS())], settings, |store| {
+        std::sync::Arc::new(store)
+    });
+    let request = by("good.test/a/b", None);
+    setting.engine.manifest(&request, &"v1".parse().unwrap()).await.unwrap();
+    // As many registries do, and clients ask for it nevertheless.
+    assert_eq!(setting.engine.head_blob(&request, &digest).await.unwrap_err().kind, FailureKind::NotFound);
+    origin.fail(Some(|_| Some(FailureKind::Unavailable)));
+    let reply = setting.engine.manifest(&request, &"v1".parse().unwrap()).await.unwrap();
+    assert_eq!(reply.outcome, Outcome::Stale, "the repository is as public as before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_was_not_there_is_not_there_through_an_outage() {
+    let origin = Origin::new("origin");
+    origin.repository("a/b", Readers::Anyone);
+    origin.manifest("a/b", "v1", "text");
+    let setting = start(&[("good.test", &[origin.clone()], ASKS_ALWAYS())]);
+    let request = by("good.test/a/b", None);
+    let (there, absent, unknown) = ("v1".parse().unwrap(), "v2".parse().unwrap(), "v3".parse().unwrap());
+    setting.engine.manifest(&request, &there).await.unwrap();
+    let kind = async |tag| setting.engine.manifest(&request, tag).await.map_err(|error| error.kind).map(|_| ());
+    assert_eq!(kind(&absent).await, Err(FailureKind::NotFound));
+    origin.fail(Some(|_| Some(FailureKind::Unavailable)));
+    // Longer than that a no is repeated without asking.
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert_eq!(kind(&absent).await, Err(FailureKind::NotFound));
+    assert_eq!(kind(&unknown).await, Err(FailureKind::Unavailable), "nobody knows");
+    origin.fail(None);
+    origin.manifest("a/b", "v2", "text");
+    until("the tag is there", || {
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(kind(&absent))).is_ok()
+    })
+    .await;
+}
+
 /// Asserts that nobody's right is not enough for a blob.
 async fn assert_refused(setting: &support::Setting, request: &cache::Request, blob: &oci::Digest) {
     assert!(setting.engine.blob(request, blob).await.is_err(), "it is given to anyone");
