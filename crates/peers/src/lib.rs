@@ -1,0 +1,20 @@
+//! Nodes that share what they pull.
+//!
+//! Each piece of each blob has a home among the nodes ([`Placement`]), which all nodes work out alike from the list of
+//! [`Members`]. [`Health`] says whom to pass over just now, [`Identity`] whom to believe, and [`mint`] makes the
+//! certificates where nobody else does.
+#![forbid(unsafe_code)]
+
+mod certs;
+mod health;
+mod identity;
+mod members;
+mod placement;
+mod slices;
+
+pub use certs::{Ca, Leaf, MintError, Minted, Request, mint};
+pub use health::{Admission, Health, PassedOver, Reason};
+pub use identity::{Expiry, Files, Identity, IdentityError, Role};
+pub use members::{Changes, Member, Members, NodeId};
+pub use placement::{Order, PIECE, Placement, piece_count, piece_of, piece_range, pieces};
+pub use slices::{Endpoint, Slice, Slices};
