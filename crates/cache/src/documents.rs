@@ -106,8 +106,8 @@ impl Inner {
     ) -> Result<DocumentReply, Error> {
         let fetched =
             self.authorized(upstream, request, |source, ask| async move { source.document(&ask, query).await }).await;
-        let mut document = match (fetched, query) {
-            (Ok(document), _) => document,
+        let (mut document, granted) = match (fetched, query) {
+            (Ok(document), _) => (document, true),
             // The registry does not know the referrers API; then referrers are listed under a tag (distribution
             // specification, "Referrers Tag Schema"), and without that tag there are none.
             (Err(error), DocumentQuery::Referrers { digest, page: None, .. })
@@ -126,7 +126,7 @@ impl Inner {
             document = filtered(document, wanted);
         }
         // What is said to somebody without a right, such as that there are no referrers, is nothing to be kept for others.
-        if self.access.known(upstream, request).await.is_some()
+        if (granted || self.access.known(upstream, request).await.is_some())
             && (document.bytes.len() <= LONGEST_PART || matches!(query, DocumentQuery::Tags { n: None, last: None }))
             && let Ok(text) = std::str::from_utf8(&document.bytes)
         {
@@ -148,12 +148,13 @@ impl Inner {
         Ok(DocumentReply { document, warning: None, outcome: Outcome::Miss })
     }
 
+    /// Also tells whether the origin has said yes to anything.
     async fn referrers_by_tag(
         self: &Arc<Self>,
         upstream: &Upstream,
         request: &Request,
         subject: &Digest,
-    ) -> Result<Document, Error> {
+    ) -> Result<(Document, bool), Error> {
         let tag = format!("{}-{}", subject.algorithm(), subject.hex());
         // The tag schema cuts what is longer than a tag may be.
         let tag = tag[..tag.len().min(128)].parse().expect("a digest with a dash is a tag");
@@ -161,13 +162,13 @@ impl Inner {
         let found = self
             .authorized(upstream, request, |source, ask| async move { source.manifest(&ask, reference).await })
             .await;
-        let bytes = match found {
-            Ok(body) if body.media_type.is_index() => body.bytes,
-            Ok(_) => EMPTY.into(),
-            Err(error) if error.kind == FailureKind::NotFound => EMPTY.into(),
+        let (bytes, granted) = match found {
+            Ok(body) if body.media_type.is_index() => (body.bytes, true),
+            Ok(_) => (EMPTY.into(), true),
+            Err(error) if error.kind == FailureKind::NotFound => (EMPTY.into(), false),
             Err(error) => return Err(error.into()),
         };
-        Ok(Document { bytes, media_type: MediaType::OCI_INDEX, next: None, filters_applied: None })
+        Ok((Document { bytes, media_type: MediaType::OCI_INDEX, next: None, filters_applied: None }, granted))
     }
 }
 

@@ -81,7 +81,8 @@ fn a_file_that_shrinks_closes_the_connection_short() {
     client.send("GET", &format!("/v2/reg.test/a/b/blobs/{digest}"), &[]);
     let mut reply = client.head().unwrap();
     let file = find(&fixture.store, bytes.len() as u64);
-    OpenOptions::new().write(true).open(file).unwrap().set_len(1 << 20).unwrap();
+    // Behind what the sockets hold: of a page that is on its way without a copy, the kernel zeroes what is cut off.
+    OpenOptions::new().write(true).open(file).unwrap().set_len(32 << 20).unwrap();
     client.body(&mut reply);
     assert!(!reply.complete);
     assert!(bytes.starts_with(&reply.body), "nothing wrong came before the end");
