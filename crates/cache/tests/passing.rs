@@ -68,6 +68,10 @@ impl Store for Failing {
         Ok(Arc::new(FailingIngest(self.0.ingest(digest, size).await?, self.1.clone())))
     }
 
+    async fn scatter(&self, digest: &Digest, _size: u64) -> Result<Arc<dyn Ingest>, StoreError> {
+        self.ingest(digest, None).await
+    }
+
     async fn read(&self, record: &Record) -> Result<Option<Bytes>, StoreError> {
         self.0.read(record).await
     }

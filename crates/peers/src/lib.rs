@@ -2,10 +2,12 @@
 //!
 //! Each piece of each blob has a home among the nodes ([`Placement`]), which all nodes work out alike from the list of
 //! [`Members`]. [`Health`] says whom to pass over just now, [`Identity`] whom to believe, and [`mint`] makes the
-//! certificates where nobody else does.
+//! certificates where nobody else does. [`Swarm`] is one node's part in the exchange: [`Peers`] is what its engine asks,
+//! [`Exchange`] what other nodes ask.
 #![forbid(unsafe_code)]
 
 mod certs;
+mod exchange;
 mod health;
 mod identity;
 mod members;
@@ -13,6 +15,7 @@ mod placement;
 mod slices;
 
 pub use certs::{Ca, Leaf, MintError, Minted, Request, mint};
+pub use exchange::{Exchange, Metrics, Peers, Settings, Swarm, WithPeers};
 pub use health::{Admission, Health, PassedOver, Reason};
 pub use identity::{Expiry, Files, Identity, IdentityError, Role};
 pub use members::{Changes, Member, Members, NodeId};

@@ -564,6 +564,11 @@ impl Store for Arc<DiskStore> {
         blocking(move || Ok(Arc::new(store.begin(&digest, size)?) as Arc<dyn Ingest>)).await
     }
 
+    async fn scatter(&self, digest: &Digest, size: u64) -> Result<Arc<dyn Ingest>, StoreError> {
+        let (store, digest) = (self.clone(), *digest);
+        blocking(move || Ok(Arc::new(DiskIngest::scattered(&store, &digest, size)?) as Arc<dyn Ingest>)).await
+    }
+
     async fn read(&self, record: &Record) -> Result<Option<Bytes>, StoreError> {
         let (store, record) = (self.clone(), record.clone());
         blocking(move || store.read_blocking(&record)).await

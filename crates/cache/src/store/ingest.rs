@@ -19,6 +19,8 @@ pub(super) struct DiskIngest {
     file: Arc<File>,
     /// How many bytes are to come, as a source says.
     size: Option<u64>,
+    /// Whether they come in any order.
+    scattered: bool,
     /// Bytes charged to the store's budget so far.
     charged: AtomicU64,
     committed: AtomicBool,
@@ -35,6 +37,7 @@ impl DiskIngest {
             path,
             file: Arc::new(file),
             size,
+            scattered: false,
             charged: AtomicU64::new(0),
             committed: AtomicBool::new(false),
         };
@@ -43,6 +46,17 @@ impl DiskIngest {
             // Space that is not there is best found out now, when nothing has been sent yet.
             ingest.reserve(0)?;
         }
+        Ok(ingest)
+    }
+
+    /// One whose parts come in any order, and perhaps not all of them: only what is written takes space and counts.
+    pub(super) fn scattered(store: &Arc<DiskStore>, digest: &Digest, size: u64) -> Result<DiskIngest, StoreError> {
+        let budget = store.budget_bytes();
+        if size > budget {
+            return Err(StoreError::TooLarge { size, budget });
+        }
+        let mut ingest = DiskIngest::begin(store, digest, None)?;
+        ingest.scattered = true;
         Ok(ingest)
     }
 
@@ -137,8 +151,13 @@ impl Ingest for DiskIngest {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        let end = offset + bytes.len() as u64;
-        if end > self.charged.load(Ordering::Relaxed) {
+        let (length, end) = (bytes.len() as u64, offset + bytes.len() as u64);
+        if self.scattered {
+            // What cannot be dropped now is dropped later; the disk has the last word.
+            let _ = self.store.make_room(length);
+            self.store.charge(length);
+            self.charged.fetch_add(length, Ordering::Relaxed);
+        } else if end > self.charged.load(Ordering::Relaxed) {
             self.extend(end)?;
         }
         self.file.write_all_at(bytes, offset).map_err(StoreError::io("writing a fill"))

@@ -40,6 +40,10 @@ pub trait Store: Send + Sync + 'static {
     /// Starts to take in a blob of `size` bytes, if that is known; makes room if it must.
     async fn ingest(&self, digest: &Digest, size: Option<u64>) -> Result<Arc<dyn Ingest>, StoreError>;
 
+    /// Starts to take in a blob of `size` bytes whose parts come in any order, and perhaps not all of them: only what is
+    /// written takes space.
+    async fn scatter(&self, digest: &Digest, size: u64) -> Result<Arc<dyn Ingest>, StoreError>;
+
     /// Reads a record; what cannot be read is as good as not there.
     async fn read(&self, record: &Record) -> Result<Option<Bytes>, StoreError>;
 

@@ -1,0 +1,262 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cache::{Ingest, SourceError, Store, StoreError};
+use oci::{Digest, Name};
+use tokio::sync::watch;
+
+use crate::members::NodeId;
+use crate::placement::{PIECE, piece_range};
+
+/// How many of those who took a piece are remembered.
+const TAKERS: usize = 8;
+
+/// Why a piece did not come.
+#[derive(Clone, Debug)]
+pub(super) enum Trouble {
+    /// The origin does not give it to everybody.
+    Private,
+    /// Nobody has it.
+    Absent,
+    /// A source that is no node, and the last to be asked, failed.
+    Source(SourceError),
+    /// The disk.
+    Store(StoreError),
+    /// Anything else, in words.
+    Other(&'static str),
+}
+
+/// How far a piece is that is coming in.
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    /// Bytes from the piece's beginning that are in the file.
+    pub got: u64,
+    /// How many steps the bytes make until they are here, 0 where all are; `None` until that is known.
+    pub depth: Option<u8>,
+    /// Whom this node is waiting for, as [`Query::hops`](super::wire::Query::hops) of its question: 0 once nobody but sources beyond the nodes. It only
+    /// goes down.
+    pub level: u8,
+    pub end: Option<Result<(), Trouble>>,
+}
+
+/// What there is of a piece.
+#[derive(Clone)]
+pub(super) enum Piece {
+    Coming(watch::Receiver<Flow>),
+    Present,
+}
+
+/// A blob of which some pieces are here: because this node wants it, or because it is the home of these pieces.
+pub(super) struct Gathering {
+    pub digest: Digest,
+    place: OnceLock<Place>,
+    placing: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+    /// Held for writing by who makes sure that nothing is written any more.
+    severed: RwLock<bool>,
+    claimed: AtomicBool,
+    /// The fill has all of it.
+    finished: AtomicBool,
+    /// Answers to others in progress.
+    pub giving: AtomicUsize,
+}
+
+/// Where the bytes are.
+struct Place {
+    size: u64,
+    ingest: Arc<dyn Ingest>,
+    /// Who said the size.
+    said_by: Option<NodeId>,
+}
+
+#[derive(Default)]
+struct State {
+    pieces: HashMap<u64, Piece>,
+    takers: HashMap<u64, VecDeque<NodeId>>,
+    givers: HashMap<u64, NodeId>,
+    /// The repository of the last pull that used it.
+    name: Option<Name>,
+    used: Option<Instant>,
+    bytes: u64,
+}
+
+impl Gathering {
+    pub fn new(digest: Digest) -> Gathering {
+        Gathering {
+            digest,
+            place: OnceLock::new(),
+            placing: tokio::sync::Mutex::default(),
+            state: Mutex::new(State { used: Some(Instant::now()), ..State::default() }),
+            severed: RwLock::new(false),
+            claimed: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+            giving: AtomicUsize::new(0),
+        }
+    }
+
+    /// The blob's length, once somebody said it.
+    pub fn size(&self) -> Option<u64> {
+        self.place.get().map(|place| place.size)
+    }
+
+    /// The file with the pieces.
+    pub fn ingest(&self) -> Option<&Arc<dyn Ingest>> {
+        self.place.get().map(|place| &place.ingest)
+    }
+
+    /// The length of a piece in bytes, once the blob's is known; `None` also where there is no such piece.
+    pub fn length(&self, piece: u64) -> Option<u64> {
+        piece_range(self.size()?, piece).map(|range| range.end - range.start)
+    }
+
+    /// Takes a length that `by` said, or a source that is no node: makes the file, or compares with what was said before.
+    /// If it differs, gives who said the other one.
+    pub async fn place(
+        &self,
+        store: &dyn Store,
+        size: u64,
+        by: Option<&NodeId>,
+    ) -> Result<Result<(), Option<NodeId>>, StoreError> {
+        let check = |place: &Place| if place.size == size { Ok(()) } else { Err(place.said_by.clone()) };
+        if let Some(place) = self.place.get() {
+            return Ok(check(place));
+        }
+        let _alone = self.placing.lock().await;
+        if self.place.get().is_none() {
+            let ingest = store.scatter(&self.digest, size).await?;
+            let _ = self.place.set(Place { size, ingest, said_by: by.cloned() });
+        }
+        Ok(self.place.get().map_or(Ok(()), check))
+    }
+
+    /// What there is of a piece; where there is nothing, `begin` says how it comes from now on.
+    pub fn piece_or(&self, piece: u64, begin: impl FnOnce() -> watch::Receiver<Flow>) -> Piece {
+        let mut state = self.state();
+        state.used = Some(Instant::now());
+        state.pieces.entry(piece).or_insert_with(|| Piece::Coming(begin())).clone()
+    }
+
+    /// What there is of a piece.
+    pub fn piece(&self, piece: u64) -> Option<Piece> {
+        let mut state = self.state();
+        state.used = Some(Instant::now());
+        state.pieces.get(&piece).cloned()
+    }
+
+    /// A piece is there whole, or nothing of it.
+    pub fn settle(&self, piece: u64, whole: bool) {
+        let mut state = self.state();
+        if whole {
+            state.pieces.insert(piece, Piece::Present);
+            state.bytes += self.length(piece).unwrap_or(0);
+        } else {
+            state.pieces.remove(&piece);
+        }
+    }
+
+    /// Bytes of whole pieces.
+    pub fn bytes(&self) -> u64 {
+        self.state().bytes
+    }
+
+    /// Remembers that a node has a piece, or will have it soon.
+    pub fn took(&self, piece: u64, taker: &NodeId) {
+        let mut state = self.state();
+        let takers = state.takers.entry(piece).or_default();
+        if !takers.contains(taker) {
+            if takers.len() == TAKERS {
+                takers.pop_front();
+            }
+            takers.push_back(taker.clone());
+        }
+    }
+
+    /// Makes a node the first who took a piece, unless somebody has taken it before.
+    pub fn took_first(&self, piece: u64, taker: &NodeId) -> bool {
+        let mut state = self.state();
+        let takers = state.takers.entry(piece).or_default();
+        let first = takers.iter().all(|other| other == taker);
+        if takers.is_empty() {
+            takers.push_back(taker.clone());
+        }
+        first
+    }
+
+    /// One or two who took a piece, other ones each time, and not the one who asks.
+    pub fn takers(&self, piece: u64, but: &NodeId) -> Vec<NodeId> {
+        let mut state = self.state();
+        let Some(takers) = state.takers.get_mut(&piece) else { return Vec::new() };
+        let found: Vec<NodeId> = takers.iter().filter(|taker| *taker != but).take(2).cloned().collect();
+        let turn = found.len().min(takers.len());
+        takers.rotate_left(turn);
+        found
+    }
+
+    /// Remembers who gave a piece, or a part of it.
+    pub fn gave(&self, piece: u64, giver: &NodeId) {
+        self.state().givers.insert(piece, giver.clone());
+    }
+
+    /// Who gave which pieces.
+    pub fn givers(&self) -> HashMap<u64, NodeId> {
+        self.state().givers.clone()
+    }
+
+    /// Writes bytes of a piece, unless nothing may be written any more. Blocks.
+    pub fn write(&self, piece: u64, offset: u64, bytes: &[Bytes]) -> Result<(), Trouble> {
+        let severed = self.severed.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = self.place.get().filter(|_| !*severed) else { return Err(Trouble::Other("given up")) };
+        let mut at = piece * PIECE + offset;
+        for bytes in bytes {
+            place.ingest.write_at(bytes, at).map_err(Trouble::Store)?;
+            at += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nothing more is written: somebody else writes to the file from now on. Waits for a write in progress.
+    pub fn sever(&self) {
+        *self.severed.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Takes it for the one fill that may use the file, of a blob of this repository.
+    pub fn claim(&self, name: &Name) -> bool {
+        let first = !self.claimed.swap(true, Ordering::Relaxed);
+        if first {
+            self.state().name = Some(name.clone());
+        }
+        first
+    }
+
+    /// The fill that uses it has read all of it.
+    pub fn finish(&self) {
+        self.finished.store(true, Ordering::Relaxed);
+    }
+
+    /// The repository of the fill that uses it.
+    pub fn name(&self) -> Option<Name> {
+        self.state().name.clone()
+    }
+
+    /// Whether nobody has used it for so long.
+    pub fn is_idle(&self, now: Instant, time: Duration) -> bool {
+        let state = self.state();
+        let claimed = self.claimed.load(Ordering::Relaxed) && !self.finished.load(Ordering::Relaxed);
+        !claimed
+            && self.giving.load(Ordering::Relaxed) == 0
+            && state.used.is_some_and(|used| now.saturating_duration_since(used) >= time)
+            && !state.pieces.values().any(|piece| matches!(piece, Piece::Coming(_)))
+    }
+
+    /// When it was used last.
+    pub fn used(&self) -> Option<Instant> {
+        self.state().used
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

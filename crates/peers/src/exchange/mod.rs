@@ -1,0 +1,28 @@
+//! The exchange of pieces between nodes.
+//!
+//! ```text
+//! source.rs     a pull of this node: pieces fetched ahead, read in order
+//! fetch.rs      one piece: its home in the zone, the cluster's home, whoever has it, the sources beyond the nodes
+//! client.rs     a question to a node        wire.rs    what is said      pulse.rs   whether it is still alive
+//! server.rs     questions of other nodes
+//! gathering.rs  a blob of which some pieces are here, in one sparse file of the store
+//! swarm.rs      all gatherings, who holds what, what to forget
+//! ```
+
+mod client;
+mod fetch;
+mod gathering;
+mod metrics;
+mod pace;
+mod pulse;
+mod server;
+mod source;
+mod swarm;
+mod upstreams;
+mod wire;
+
+pub use metrics::Metrics;
+pub use server::Exchange;
+pub use source::Peers;
+pub use swarm::{Settings, Swarm};
+pub use upstreams::WithPeers;
