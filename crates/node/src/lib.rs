@@ -1,6 +1,7 @@
 //! Points the container runtime of a node at larder's mirror, says why pulls would not come, and takes it all back.
 //!
-//! No networking: what only a running containerd knows is asked through [`Introspection`], which the caller gives.
+//! Only [`membership`] uses the network: what only a running containerd knows is asked through [`Introspection`], which the caller
+//! gives.
 //! All paths of the host are seen under a root: `/`, or the mount point of the host's file system in a pod.
 //!
 //! ```no_run
@@ -24,6 +25,7 @@ mod error;
 mod examine;
 mod finding;
 mod install;
+pub mod membership;
 mod runtime;
 mod settings;
 

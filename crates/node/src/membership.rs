@@ -1,0 +1,131 @@
+//! The nodes that share pieces, as the EndpointSlices of a headless Service tell.
+//!
+//! [`follow`] watches them for as long as it is polled, and keeps [`peers::Members`] and [`peers::Health`] as they say:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use node::membership::{ApiServer, PeerService, Seen, follow};
+//! # async fn wire(members: Arc<peers::Members>, health: Arc<peers::Health>) -> Result<(), Box<dyn std::error::Error>> {
+//! let service: PeerService = "larder/larder-peers".parse()?;
+//! let seen = Arc::new(Seen::default());
+//! let task = tokio::spawn({
+//!     let seen = seen.clone();
+//!     async move { follow(&service, &ApiServer::Environment, members, health, seen).await }
+//! });
+//! if let Some(lost) = seen.lost() { println!("nothing is heard of other nodes: {}", lost.why); }
+//! task.abort();
+//! # Ok(()) }
+//! ```
+//!
+//! Whoever runs larder must be allowed to `list` and `watch` `endpointslices` of `discovery.k8s.io` in the Service's namespace.
+//! Without an API server the last list stays, however long it takes.
+
+mod line;
+mod listing;
+mod seen;
+mod service;
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use http::StatusCode;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::runtime::watcher::{self, DefaultBackoff, watcher};
+
+use line::Refused;
+use listing::Listing;
+
+pub use line::ApiServer;
+pub use seen::{Lost, Seen};
+pub use service::{NoService, PeerService};
+
+/// After so long without the API server, credentials and certificates are read anew: those at hand may have run out.
+const RENEWED_AFTER: Duration = Duration::from_secs(600);
+
+/// Follows the EndpointSlices of a Service until dropped, which may be at any time: what was taken in by then stays.
+///
+/// A list counts only when it is complete, so nodes do not vanish for the moment in which all is listed anew. An API
+/// server that cannot be reached or refuses is tried again after pauses that grow to between thirty seconds and a minute;
+/// `seen` tells since when, and the log once, with what to do about it.
+pub async fn follow(
+    service: &PeerService,
+    server: &ApiServer,
+    members: Arc<peers::Members>,
+    health: Arc<peers::Health>,
+    seen: Arc<Seen>,
+) -> Infallible {
+    let mut listing = Listing::new(service, members, health);
+    // The pauses of kube's own adapter start anew with each attempt to list, and so never grow.
+    let mut pauses = DefaultBackoff::default();
+    loop {
+        let client = match line::connect(server, &seen).await {
+            Ok(client) => client,
+            Err(error) => {
+                report(service, &seen, &*error);
+                rest(&mut pauses).await;
+                continue;
+            }
+        };
+        let slices: Api<EndpointSlice> = Api::namespaced(client, &service.namespace);
+        // From the API server's memory, and not from etcd: every node of the cluster asks for the same.
+        let config = watcher::Config {
+            page_size: None,
+            ..watcher::Config::default().labels(&format!("kubernetes.io/service-name={}", service.name)).any_semantic()
+        };
+        let connected = SystemTime::now();
+        let mut events = pin!(watcher(slices, config));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    if listing.take(event) {
+                        seen.listed();
+                    }
+                }
+                Err(error) => {
+                    report(service, &seen, &error);
+                    rest(&mut pauses).await;
+                    if outdated(&error, &seen, connected) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn rest(pauses: &mut DefaultBackoff) {
+    tokio::time::sleep(pauses.next().unwrap_or(RENEWED_AFTER)).await;
+}
+
+/// Whether the way to the API server should be set up anew.
+fn outdated(error: &(dyn Error + 'static), seen: &Seen, connected: SystemTime) -> bool {
+    if Refused::in_causes(error).is_some_and(|refused| refused.status == StatusCode::UNAUTHORIZED) {
+        return true;
+    }
+    let long = |since: SystemTime| since.elapsed().is_ok_and(|time| time >= RENEWED_AFTER);
+    long(connected) && seen.lost().is_some_and(|lost| long(lost.since))
+}
+
+/// Says once what is wrong, however often it goes wrong in this way.
+fn report(service: &PeerService, seen: &Seen, error: &(dyn Error + 'static)) {
+    let why = match Refused::in_causes(error) {
+        Some(refused) => refused.with_remedy(service),
+        // What is around the innermost cause only repeats it.
+        None => causes(error).last().map(ToString::to_string).unwrap_or_default(),
+    };
+    if seen.lose(&why) {
+        tracing::warn!(%service, why, "cannot follow the list of nodes; the last one stays");
+    } else {
+        tracing::debug!(%service, why, "still cannot follow the list of nodes");
+    }
+}
+
+/// An error and what it came from, the innermost last.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
+}

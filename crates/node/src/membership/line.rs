@@ -1,0 +1,191 @@
+use std::error::Error;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tower_service::Service;
+
+use super::{PeerService, Seen, causes};
+
+/// How long a connection may take, without its handshake.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long an answer may take to begin, handshake included. Watches begin to be answered at once, also if nothing happens.
+const ANSWER: Duration = Duration::from_secs(30);
+/// A watch is silent for minutes where nothing happens. Whether somebody is still at its other end is asked after so long,
+const SILENCE: Duration = Duration::from_secs(20);
+/// and again in this rhythm,
+const PROBE: Duration = Duration::from_secs(10);
+/// until it is over after so many.
+const PROBES: u32 = 3;
+/// What is read of an answer that refuses, in bytes.
+const REFUSAL: usize = 64 << 10;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Where the API server is, and who we are to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ApiServer {
+    /// As `KUBECONFIG` says; where that is not set, as a pod is told by its service account.
+    #[default]
+    Environment,
+    /// As this kubeconfig says.
+    Kubeconfig(PathBuf),
+}
+
+impl ApiServer {
+    async fn config(&self) -> Result<Config, Failure> {
+        let kubeconfig = match self {
+            ApiServer::Environment => Kubeconfig::from_env()?,
+            ApiServer::Kubeconfig(path) => Some(Kubeconfig::read_from(path)?),
+        };
+        Ok(match kubeconfig {
+            Some(file) => Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?,
+            None => Config::incluster()?,
+        })
+    }
+}
+
+/// Makes a client, which connects when it is first used. `seen` is told of every watch that opens.
+pub(super) async fn connect(server: &ApiServer, seen: &Arc<Seen>) -> Result<Client, Failure> {
+    let config = server.config().await?;
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_keepalive(Some(SILENCE));
+    tcp.set_keepalive_interval(Some(PROBE));
+    tcp.set_keepalive_retries(Some(PROBES));
+    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    let http = legacy::Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(tls);
+    let line = Line { http, seen: seen.clone() };
+    let builder = ClientBuilder::new(line, &*config.default_namespace).with_layer(&config.extra_headers_layer()?);
+    Ok(match config.auth_layer()? {
+        Some(credentials) => builder.with_layer(&credentials).with_layer(&config.base_uri_layer()).build(),
+        None => builder.with_layer(&config.base_uri_layer()).build(),
+    })
+}
+
+/// The way to the API server: bounds how long it may be silent, and takes note of what it refuses and what it lets us watch.
+#[derive(Clone)]
+struct Line<C> {
+    http: legacy::Client<C, Body>,
+    seen: Arc<Seen>,
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Line<C> {
+    type Response = Response<Incoming>;
+    type Error = Failure;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Failure>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let watch = is_watch(request.uri());
+        let answer = self.http.request(request);
+        let seen = self.seen.clone();
+        Box::pin(async move {
+            let answer = tokio::time::timeout(ANSWER, answer).await.map_err(|_| Silent)??;
+            match answer.status() {
+                status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                    return Err(Refused { status, message: message_of(answer).await }.into());
+                }
+                status if watch && status.is_success() => {
+                    if let Some(over) = seen.find() {
+                        let seconds = over.since.elapsed().unwrap_or_default().as_secs();
+                        tracing::info!(after_seconds = seconds, "following the list of nodes");
+                    }
+                }
+                _ => {}
+            }
+            Ok(answer)
+        })
+    }
+}
+
+fn is_watch(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|part| part == "watch=true"))
+}
+
+/// The API server said nothing for [`ANSWER`].
+#[derive(Debug, thiserror::Error)]
+#[error("the API server does not answer")]
+struct Silent;
+
+/// The API server does not know us, or does not allow us what we need. An error of our own, as kube would log each time.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server answers {status}: {message}")]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    /// Its own words.
+    message: String,
+}
+
+impl Refused {
+    /// The refusal that an error is about, if it is about one.
+    pub(super) fn in_causes<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refused> {
+        causes(error).find_map(|cause| cause.downcast_ref())
+    }
+
+    pub(super) fn with_remedy(&self, service: &PeerService) -> String {
+        let namespace = &service.namespace;
+        if self.status == StatusCode::FORBIDDEN {
+            format!(
+                "{self}. Let a Role in the namespace {namespace} have the rule {{apiGroups: [discovery.k8s.io], \
+                 resources: [endpointslices], verbs: [list, watch]}}, and a RoleBinding there give it to who is named above"
+            )
+        } else {
+            format!("{self}. The token or client certificate is not, or no longer, one that this cluster knows")
+        }
+    }
+}
+
+/// The API server's words: those of the `Status` that it sends, or whatever else it is.
+async fn message_of(answer: Response<Incoming>) -> String {
+    #[derive(serde::Deserialize)]
+    struct Status {
+        message: String,
+    }
+    let body = Limited::new(answer.into_body(), REFUSAL).collect();
+    let Ok(Ok(body)) = tokio::time::timeout(ANSWER, body).await else { return String::new() };
+    let body = body.to_bytes();
+    match serde_json::from_slice::<Status>(&body) {
+        Ok(status) => status.message,
+        Err(_) => String::from_utf8_lossy(&body).trim().chars().take(500).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_found_below_other_errors_and_says_what_to_do() {
+        let service = PeerService { namespace: "larder".into(), name: "larder-peers".into() };
+        let refused = Refused { status: StatusCode::FORBIDDEN, message: "User \"x\" cannot list".into() };
+        let error = kube::runtime::watcher::Error::InitialListFailed(kube::Error::Service(refused.into()));
+        let text = Refused::in_causes(&error).expect("it is there").with_remedy(&service);
+        assert!(text.contains("User \"x\" cannot list") && text.contains("namespace larder"), "{text}");
+        assert!(text.contains("resources: [endpointslices], verbs: [list, watch]"), "{text}");
+        assert!(Refused::in_causes(&kube::Error::Service(Silent.into())).is_none());
+    }
+
+    #[test]
+    fn a_watch_is_told_from_a_list() {
+        let slices = "https://10.0.0.1/apis/discovery.k8s.io/v1/namespaces/larder/endpointslices";
+        assert!(is_watch(&format!("{slices}?&watch=true&timeoutSeconds=290").parse().unwrap()));
+        assert!(!is_watch(&format!("{slices}?&labelSelector=a%3Db").parse().unwrap()));
+        assert!(!is_watch(&slices.parse().unwrap()));
+    }
+}
