@@ -29,12 +29,13 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
 use http::StatusCode;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, watcher};
 
 use line::Refused;
@@ -46,6 +47,9 @@ pub use service::{NoService, PeerService};
 
 /// After so long without the API server, credentials and certificates are read anew: those at hand may have run out.
 const RENEWED_AFTER: Duration = Duration::from_secs(600);
+
+/// All may be listed anew after so long without the growing pauses of what goes wrong.
+const RELISTED_AFTER: Duration = Duration::from_secs(60);
 
 /// Follows the EndpointSlices of a Service until dropped, which may be at any time: what was taken in by then stays.
 ///
@@ -66,7 +70,7 @@ pub async fn follow(
         let client = match line::connect(server, &seen).await {
             Ok(client) => client,
             Err(error) => {
-                report(service, &seen, &*error);
+                report(service, &seen, &error.to_string(), true);
                 rest(&mut pauses).await;
                 continue;
             }
@@ -79,6 +83,7 @@ pub async fn follow(
         };
         let connected = SystemTime::now();
         let mut events = pin!(watcher(slices, config));
+        let mut relisted = None;
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
@@ -86,8 +91,19 @@ pub async fn follow(
                         seen.listed();
                     }
                 }
+                // The API server has forgotten what came since, and all is listed anew: usual after it was started anew.
+                Err(watcher::Error::WatchError(status))
+                    if status.code == StatusCode::GONE.as_u16() && !just_now(relisted) =>
+                {
+                    tracing::debug!(%service, "listing all nodes anew");
+                    relisted = Some(Instant::now());
+                    pauses.reset();
+                    rest(&mut pauses).await;
+                }
                 Err(error) => {
-                    report(service, &seen, &error);
+                    let refused = Refused::in_causes(&error);
+                    let why = refused.map_or_else(|| innermost(&error), |refused| refused.with_remedy(service));
+                    report(service, &seen, &why, refused.is_some());
                     rest(&mut pauses).await;
                     if outdated(&error, &seen, connected) {
                         break;
@@ -102,6 +118,11 @@ async fn rest(pauses: &mut DefaultBackoff) {
     tokio::time::sleep(pauses.next().unwrap_or(RENEWED_AFTER)).await;
 }
 
+/// Whether all was listed anew a moment ago, so that doing it again at once could go on and on.
+fn just_now(relisted: Option<Instant>) -> bool {
+    relisted.is_some_and(|last| last.elapsed() < RELISTED_AFTER)
+}
+
 /// Whether the way to the API server should be set up anew.
 fn outdated(error: &(dyn Error + 'static), seen: &Seen, connected: SystemTime) -> bool {
     if Refused::in_causes(error).is_some_and(|refused| refused.status == StatusCode::UNAUTHORIZED) {
@@ -111,18 +132,18 @@ fn outdated(error: &(dyn Error + 'static), seen: &Seen, connected: SystemTime) -
     long(connected) && seen.lost().is_some_and(|lost| long(lost.since))
 }
 
-/// Says once what is wrong, however often it goes wrong in this way.
-fn report(service: &PeerService, seen: &Seen, error: &(dyn Error + 'static)) {
-    let why = match Refused::in_causes(error) {
-        Some(refused) => refused.with_remedy(service),
-        // What is around the innermost cause only repeats it.
-        None => causes(error).last().map(ToString::to_string).unwrap_or_default(),
-    };
-    if seen.lose(&why) {
+/// Takes note of what is wrong, and says so once however often it goes wrong in this way.
+fn report(service: &PeerService, seen: &Seen, why: &str, grave: bool) {
+    if seen.lose(why, grave) {
         tracing::warn!(%service, why, "cannot follow the list of nodes; the last one stays");
     } else {
-        tracing::debug!(%service, why, "still cannot follow the list of nodes");
+        tracing::debug!(%service, why, "could not follow the list of nodes");
     }
+}
+
+/// The innermost cause: what is around it only repeats it.
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// An error and what it came from, the innermost last.

@@ -160,7 +160,7 @@ fn a_node_follows_the_list_and_keeps_it_through_outages() -> Result<()> {
             "{why}"
         );
         wait_for("it tries again and again", PATIENCE, || {
-            Ok((follower.log()?.matches("still cannot follow").count() >= 2).then_some(()))
+            Ok((follower.log()?.matches("could not follow").count() >= 2).then_some(()))
         })?;
         let warnings = follower.log()?.lines().filter(|line| line.contains("WARN")).count();
         assert_eq!(warnings, 1, "{}", follower.log()?);
@@ -213,6 +213,9 @@ fn a_node_follows_the_list_and_keeps_it_through_outages() -> Result<()> {
         follower.await_list(&list(&[("a", "10.1.0.1:7440"), ("g", "10.1.0.7:7440")]))?;
         follower.await_found()?;
 
+        let warnings: Vec<_> =
+            follower.log()?.lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect();
+        assert!(warnings.iter().all(|line| line.contains("cannot follow the list of nodes")), "{warnings:?}");
         let lists = follower.lists()?;
         let first = lists.iter().position(|list| list.get("a").is_some()).context("a was there")?;
         assert!(lists[first..].iter().all(|list| list.get("a").is_some()), "a was there all the time: {lists:?}");

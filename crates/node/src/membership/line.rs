@@ -1,4 +1,5 @@
 use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,17 +7,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, Uri};
+use http_body_util::combinators::MapErr;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower_service::Service;
 
-use super::{PeerService, Seen, causes};
+use super::{PeerService, Seen, causes, innermost};
 
 /// How long a connection may take, without its handshake.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -31,6 +33,7 @@ const PROBES: u32 = 3;
 /// What is read of an answer that refuses, in bytes.
 const REFUSAL: usize = 64 << 10;
 
+type Answer = Response<MapErr<Incoming, fn(hyper::Error) -> Broken>>;
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// Where the API server is, and who we are to it.
@@ -43,8 +46,19 @@ pub enum ApiServer {
     Kubeconfig(PathBuf),
 }
 
+/// Nothing tells where the API server is or who we are to it, or what tells it is wrong.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoWay {
+    #[error("cannot use the kubeconfig: {0}")]
+    Kubeconfig(#[from] KubeconfigError),
+    #[error("this is no pod with a service account ({0}); elsewhere, let KUBECONFIG name a kubeconfig")]
+    NoPod(#[from] InClusterError),
+    #[error("cannot set up a client of the API server: {0}")]
+    Client(#[from] kube::Error),
+}
+
 impl ApiServer {
-    async fn config(&self) -> Result<Config, Failure> {
+    async fn config(&self) -> Result<Config, NoWay> {
         let kubeconfig = match self {
             ApiServer::Environment => Kubeconfig::from_env()?,
             ApiServer::Kubeconfig(path) => Some(Kubeconfig::read_from(path)?),
@@ -57,7 +71,7 @@ impl ApiServer {
 }
 
 /// Makes a client, which connects when it is first used. `seen` is told of every watch that opens.
-pub(super) async fn connect(server: &ApiServer, seen: &Arc<Seen>) -> Result<Client, Failure> {
+pub(super) async fn connect(server: &ApiServer, seen: &Arc<Seen>) -> Result<Client, NoWay> {
     let config = server.config().await?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -83,9 +97,9 @@ struct Line<C> {
 }
 
 impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Line<C> {
-    type Response = Response<Incoming>;
+    type Response = Answer;
     type Error = Failure;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Failure>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         Poll::Ready(Ok(()))
@@ -109,7 +123,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Line
                 }
                 _ => {}
             }
-            Ok(answer)
+            Ok(answer.map(|body| body.map_err(Broken::from as fn(hyper::Error) -> Broken)))
         })
     }
 }
@@ -122,6 +136,20 @@ fn is_watch(uri: &Uri) -> bool {
 #[derive(Debug, thiserror::Error)]
 #[error("the API server does not answer")]
 struct Silent;
+
+/// An answer broke off. An error of our own, as kube would warn of each.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Broken(String);
+
+impl From<hyper::Error> for Broken {
+    fn from(error: hyper::Error) -> Broken {
+        let end = |cause: &(dyn Error + 'static)| {
+            cause.downcast_ref().is_some_and(|error: &io::Error| error.kind() == io::ErrorKind::UnexpectedEof)
+        };
+        if causes(&error).any(end) { Broken("the API server broke off".to_owned()) } else { Broken(innermost(&error)) }
+    }
+}
 
 /// The API server does not know us, or does not allow us what we need. An error of our own, as kube would log each time.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +207,13 @@ mod tests {
         assert!(text.contains("User \"x\" cannot list") && text.contains("namespace larder"), "{text}");
         assert!(text.contains("resources: [endpointslices], verbs: [list, watch]"), "{text}");
         assert!(Refused::in_causes(&kube::Error::Service(Silent.into())).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_is_not_there_is_named() {
+        let missing = ApiServer::Kubeconfig("/nowhere/kubeconfig".into());
+        let text = missing.config().await.expect_err("there is none").to_string();
+        assert!(text.contains("/nowhere/kubeconfig") && text.contains("No such file"), "{text}");
     }
 
     #[test]

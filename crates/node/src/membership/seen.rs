@@ -9,6 +9,10 @@ pub struct Seen(Mutex<State>);
 struct State {
     listed: bool,
     lost: Option<Lost>,
+    /// Failures since the list was last followed.
+    failures: u32,
+    /// Why, as was last told.
+    told: Option<String>,
 }
 
 /// The API server tells nothing: the list of nodes is that of before, or none.
@@ -24,7 +28,7 @@ impl Default for Seen {
     /// Nothing has been seen yet.
     fn default() -> Seen {
         let lost = Lost { since: SystemTime::now(), why: "the API server has not answered yet".to_owned() };
-        Seen(Mutex::new(State { listed: false, lost: Some(lost) }))
+        Seen(Mutex::new(State { listed: false, lost: Some(lost), failures: 0, told: None }))
     }
 }
 
@@ -45,23 +49,23 @@ impl Seen {
 
     /// The list is followed from now on. Gives what is over with it.
     pub(super) fn find(&self) -> Option<Lost> {
-        self.state().lost.take()
+        let mut state = self.state();
+        (state.failures, state.told) = (0, None);
+        state.lost.take()
     }
 
-    /// The list is not followed. Says whether that is news, or for other reasons than before.
-    pub(super) fn lose(&self, why: &str) -> bool {
+    /// The list is not followed. Says whether to tell people: once for each reason, and not of a connection that only has
+    /// to be made anew, unless that fails too or the matter is `grave`.
+    pub(super) fn lose(&self, why: &str, grave: bool) -> bool {
         let mut state = self.state();
-        match &mut state.lost {
-            Some(lost) if lost.why == why => false,
-            Some(lost) => {
-                lost.why = why.to_owned();
-                true
-            }
-            none => {
-                *none = Some(Lost { since: SystemTime::now(), why: why.to_owned() });
-                true
-            }
+        let since = state.lost.take().map_or_else(SystemTime::now, |lost| lost.since);
+        state.lost = Some(Lost { since, why: why.to_owned() });
+        state.failures = state.failures.saturating_add(1);
+        let news = (grave || state.failures > 1) && state.told.as_deref() != Some(why);
+        if news {
+            state.told = Some(why.to_owned());
         }
+        news
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -75,17 +79,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_counts_from_its_beginning_and_each_reason_is_news_once() {
+    fn an_outage_counts_from_its_beginning() {
         let seen = Seen::default();
         let begun = seen.lost().unwrap().since;
-        assert!(seen.lose("refused"));
-        assert!(!seen.lose("refused"));
-        assert!(seen.lose("silent"));
+        seen.lose("refused", false);
+        seen.lose("silent", false);
         assert_eq!(seen.lost(), Some(Lost { since: begun, why: "silent".to_owned() }));
         assert!(seen.find().is_some());
         assert!(seen.find().is_none());
         assert_eq!(seen.lost(), None);
-        assert!(seen.lose("silent"));
+        seen.lose("silent", false);
         assert!(seen.lost().unwrap().since >= begun);
+    }
+
+    #[test]
+    fn each_reason_is_told_once_and_none_of_a_short_break() {
+        let seen = Seen::default();
+        assert!(!seen.lose("broken", false));
+        seen.find();
+        assert!(!seen.lose("broken", false));
+        assert!(seen.lose("broken", false));
+        assert!(!seen.lose("broken", false));
+        assert!(seen.lose("forbidden", true));
+        assert!(!seen.lose("forbidden", true));
+        seen.find();
+        assert!(seen.lose("forbidden", true));
     }
 }
