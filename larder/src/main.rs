@@ -12,6 +12,7 @@ mod node;
 mod process;
 mod scrub;
 mod serving;
+mod sharing;
 mod watchdog;
 
 #[global_allocator]

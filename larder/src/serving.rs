@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use cache::{DiskStore, Engine, EngineSettings, StoreSettings};
+use cache::{DiskStore, Engine, EngineSettings, StoreSettings, Upstreams};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use serve::{Admin, Mirror, ServeSettings, Server, TlsFiles};
@@ -16,6 +16,7 @@ use crate::config::{Budget, Config, Listener, Role, Size, Store};
 use crate::failure::Failure;
 use crate::logging;
 use crate::process::{self, Signals};
+use crate::sharing::Sharing;
 use crate::watchdog::Watchdog;
 
 /// Threads for what blocks: reading and writing files. Disks gain nothing from more at a time, and each costs memory.
@@ -78,8 +79,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let store = store.context("cannot open the store")?;
     let folder = store.root().to_owned();
-    let upstreams = Directory::new(config.upstream_settings()?, upstream_metrics)?;
-    let engine = Engine::start(Arc::new(store), upstreams, engine_settings(&config), engine_metrics);
+    let store: Arc<dyn cache::Store> = Arc::new(store);
+    let upstreams: Arc<dyn Upstreams> = Directory::new(config.upstream_settings()?, upstream_metrics)?;
+    let sharing = match &config.node.peers {
+        Some(peering) if config.role == Role::Node => {
+            Some(Sharing::start(peering, store.clone(), upstreams.clone(), named).await?)
+        }
+        _ => None,
+    };
+    let upstreams = sharing.as_ref().map_or(upstreams.clone(), |sharing| sharing.before(upstreams));
+    let engine = Engine::start(store, upstreams, engine_settings(&config), engine_metrics);
     let server = Server::bind(serve_settings(&config), engine.clone(), serve_metrics).await.context("--listen")?;
     let draining = Arc::new(AtomicBool::new(false));
     let admin = match config.metrics {
@@ -129,6 +138,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     }
     engine.shutdown().await;
+    if let Some(sharing) = sharing {
+        sharing.end().await;
+    }
     stop_admin.cancel();
     if let Some(admin) = admin {
         admin.await.context("the metrics listener")?;

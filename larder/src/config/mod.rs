@@ -20,6 +20,7 @@ mod file;
 mod freshness;
 mod limits;
 mod node;
+mod peers;
 mod pin;
 mod place;
 mod role;
@@ -32,6 +33,7 @@ mod upstream;
 
 pub use access::Access;
 pub use node::Node;
+pub use peers::{MemberList, Peering};
 pub use role::Role;
 pub use tls::Tls;
 pub use units::{Address, Budget, Listener, Size, Span};

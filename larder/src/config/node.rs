@@ -4,6 +4,7 @@ use std::time::Duration;
 use oci::Registry;
 
 use super::file::RegistryName;
+use super::peers::Peering;
 use super::section::Section;
 use super::units::Span;
 
@@ -22,6 +23,8 @@ pub struct Node {
     pub host_root: PathBuf,
     /// The registries that CRI-O asks the mirror for.
     pub crio: Vec<Registry>,
+    /// The other nodes, if it shares with any.
+    pub peers: Option<Peering>,
 }
 
 impl Default for Node {
@@ -35,6 +38,7 @@ impl Default for Node {
             crio: ["docker.io", "ghcr.io", "quay.io", "registry.k8s.io"]
                 .map(|name| name.parse().expect("a host"))
                 .into(),
+            peers: None,
         }
     }
 }
@@ -56,6 +60,7 @@ impl Node {
             hosts: section.value("hosts").unwrap_or(default.hosts),
             host_root: section.value("host_root").unwrap_or(default.host_root),
             crio: crio.map_or(default.crio, Iterator::collect),
+            peers: section.section("peers").and_then(Peering::read),
         };
         if !node.host_root.is_absolute() {
             section.problem("host_root", "must be an absolute path");

@@ -19,6 +19,14 @@ impl fmt::Display for Config {
         writeln!(f, "store          {}, {}", self.store.path.display(), self.store.budget)?;
         if self.role == Role::Node {
             writeln!(f, "registry       {}", self.node.registry.as_deref().unwrap_or("none"))?;
+            match &self.node.peers {
+                None => writeln!(f, "peers          none")?,
+                Some(peers) => writeln!(
+                    f,
+                    "peers          {}; this is {}, answering on {}",
+                    peers.members, peers.name, peers.listen
+                )?,
+            }
             let hosts = if self.node.hosts { "are pointed at larder" } else { "are left as they are" };
             writeln!(f, "runtimes       of {} {hosts}", self.node.host_root.display())?;
         }
