@@ -8,10 +8,12 @@ use clap::{Args, Parser, Subcommand};
 
 mod client;
 mod cluster;
+mod fanout;
 mod figure;
 mod group;
 mod load;
 mod machine;
+mod plot;
 mod process;
 mod report;
 mod server;
@@ -30,6 +32,8 @@ enum What {
     Registry(RegistryArguments),
     /// How long a cluster of the testbed takes to start and to end, and what it uses. Needs root.
     Testbed(TestbedArguments),
+    /// Many nodes that want the same image at once. Needs root.
+    Fanout(fanout::Arguments),
     /// Everything.
     All,
 }
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().what {
         What::Registry(arguments) => registry(arguments),
         What::Testbed(TestbedArguments { nodes, rounds, build }) => cluster::run(nodes, rounds, build),
+        What::Fanout(arguments) => fanout::run(arguments),
         What::All => {
             let all =
                 RegistryArguments { repetitions: 5, only: Vec::new(), seconds: 3.0, larder: None, without: Vec::new() };

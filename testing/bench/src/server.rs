@@ -108,6 +108,11 @@ impl Programs {
     }
 }
 
+/// The binary to measure: that one, or the release build.
+pub(crate) fn larder(named: Option<PathBuf>) -> Result<PathBuf> {
+    named.map_or_else(build_larder, |path| Ok(std::path::absolute(path)?))
+}
+
 fn build_larder() -> Result<PathBuf> {
     let built = Command::new("nice")
         .args(["-n", "10", env!("CARGO"), "build", "--release", "-p", "larder"])

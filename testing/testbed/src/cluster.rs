@@ -36,7 +36,29 @@ pub struct Cluster {
     origins: Vec<Origin>,
     internet: Arc<Machine>,
     internet_link: Link,
+    others: Vec<Other>,
     base: Base,
+}
+
+/// A machine that is no node of Kubernetes: nothing runs on it but what a test starts.
+#[derive(Debug)]
+pub struct Other {
+    machine: Machine,
+    link: Link,
+}
+
+impl Other {
+    /// The machine.
+    #[must_use]
+    pub const fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Its link.
+    #[must_use]
+    pub const fn link(&self) -> &Link {
+        &self.link
+    }
 }
 
 /// What is there before any machine is, and as long as one is.
@@ -114,7 +136,7 @@ impl Cluster {
         });
         let (internet, internet_link, origins) = internet?;
         let nodes = nodes.into_iter().collect::<Result<Vec<_>>>()?;
-        let cluster = Self { nodes, control: control?, origins, internet, internet_link, base };
+        let cluster = Self { nodes, control: control?, origins, internet, internet_link, others: Vec::new(), base };
 
         progress.say("starting the kubelets and the service proxies");
         for node in &cluster.nodes {
@@ -230,6 +252,26 @@ impl Cluster {
         self.node(&spec.name)
     }
 
+    /// Adds a machine that is no node.
+    ///
+    /// # Errors
+    ///
+    /// The name is taken or too long, or it does not start.
+    pub fn add_machine(&mut self, name: &str) -> Result<()> {
+        let address = self.base.setting.subnet.node(self.base.next_node)?;
+        self.base.next_node += 1;
+        let machine = self.base.machine(name, address, &[], None, &self.base.setting.path)?;
+        let link = self.base.switch.plug(&machine, Some(self.base.setting.subnet.internet()))?;
+        self.others.push(Other { machine, link });
+        self.record()
+    }
+
+    /// The machines that [`Self::add_machine`] added, in that order.
+    #[must_use]
+    pub fn others(&self) -> &[Other] {
+        &self.others
+    }
+
     /// Takes a node away as if it were destroyed, and its object too.
     ///
     /// # Errors
@@ -282,7 +324,8 @@ impl Cluster {
     }
 
     fn end_machines(&self) -> Result<()> {
-        let machines = self.nodes.iter().map(Node::machine).chain([self.control.machine(), &*self.internet]);
+        let others = self.others.iter().map(Other::machine);
+        let machines = self.nodes.iter().map(Node::machine).chain([self.control.machine(), &*self.internet]).chain(others);
         thread::scope(|scope| {
             for machine in machines {
                 scope.spawn(|| machine.end());
@@ -294,6 +337,7 @@ impl Cluster {
     fn record(&self) -> Result<()> {
         let machines = [self.base.switch.machine(), self.control.machine(), &*self.internet];
         let machines = machines.into_iter().chain(self.nodes.iter().map(Node::machine));
+        let machines = machines.chain(self.others.iter().map(Other::machine));
         Record::new(self.name(), self.kubectl().config(), machines, &self.origins).write(self.dir())
     }
 }

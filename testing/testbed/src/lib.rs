@@ -33,7 +33,7 @@ mod state;
 mod tar;
 mod wait;
 
-pub use cluster::{Cluster, with_cluster};
+pub use cluster::{Cluster, Other, with_cluster};
 pub use control::Control;
 pub use image::{Blob, Image, Layer, Written};
 pub use kubectl::{Kubectl, has_condition};
