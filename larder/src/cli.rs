@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Address, Budget, Config, Listener, Role};
 use crate::failure::Failure;
 use crate::logging::Format;
-use crate::{doctor, node, scrub, serving};
+use crate::{certs, doctor, node, scrub, serving};
 
 /// Keeps container images close to the nodes that run them.
 #[derive(Parser)]
@@ -31,6 +31,10 @@ enum Command {
     ///
     /// Exits with 1 if there is something to be done.
     Doctor(DoctorArgs),
+    /// Make the certificates by which nodes know each other
+    ///
+    /// Makes an authority in DIR if there is none, and a folder for each name.
+    Certs(CertsArgs),
     /// Check every blob of a store against its digest
     ///
     /// Puts aside what is damaged, so that it is fetched again. May run beside a running server. Exits with 1 if
@@ -169,6 +173,37 @@ pub struct ScrubArgs {
 }
 
 #[derive(Args)]
+pub struct CertsArgs {
+    /// The folder of the authority, in which each name gets a folder
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// The nodes
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
+
+    /// A larder registry that nodes speak to
+    #[arg(long, value_name = "NAME")]
+    pub registry: Vec<String>,
+
+    /// How many days the certificates are good
+    #[arg(long, value_name = "DAYS", default_value_t = 365)]
+    pub days: u32,
+
+    /// How many days a new authority is good
+    #[arg(long, value_name = "DAYS", default_value_t = 3650)]
+    pub ca_days: u32,
+
+    /// Replace certificates that are there; the authority never is
+    #[arg(long)]
+    pub force: bool,
+
+    /// How to print the result
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+#[derive(Args)]
 pub struct DoctorArgs {
     /// The configuration file of the node [default: /etc/larder/larder.toml, if there is one]
     #[arg(long, value_name = "FILE", env = "LARDER_CONFIG", hide_env_values = true)]
@@ -214,6 +249,7 @@ pub fn run() -> ExitCode {
         Command::Registry(args) => serving::run(|| Config::load(Role::Registry, &args), args.check),
         Command::Node(args) => node::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Certs(args) => certs::run(&args),
         Command::Scrub(args) => scrub::run(&args),
         Command::Version => {
             println!("larder {}", env!("CARGO_PKG_VERSION"));

@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+mod certs;
 mod cli;
 mod config;
 mod doctor;

@@ -236,3 +236,47 @@ fn certificates(place: &Place) {
     let other = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
     place.write("ca.pem", &other.cert.pem());
 }
+
+#[test]
+fn certs_makes_what_nodes_use_and_replaces_nothing_unasked() {
+    let place = Place::new();
+    insta::assert_snapshot!("help_certs", place.run(&["certs", "--help"]));
+    insta::assert_snapshot!("certs", place.run(&["certs", "--dir", "made", "node-1", "--registry", "cache"]));
+    for file in ["made/ca.key", "made/node-1/tls.key"] {
+        let mode = fs::metadata(place.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    insta::assert_snapshot!("certs_again", place.run(&["certs", "--dir", "made", "node-1"]));
+    let more = place.run(&["certs", "--dir", "made", "node-1", "node-2", "--force", "-o", "json"]);
+    assert!(more.contains("\"authority_is_new\":false") && more.contains("\"name\":\"node-2\""), "{more}");
+    insta::assert_snapshot!("certs_wrong", place.run(&["certs", "--dir", "made", "../x"]));
+    insta::assert_snapshot!("certs_nobody", place.run(&["certs", "--dir", "made"]));
+}
+
+#[test]
+fn nodes_that_share_are_checked_before_they_start() {
+    let place = Place::new();
+    place.run(&["certs", "--dir", "made", "node-1"]);
+    let check = |text: &str| {
+        place.write("larder.toml", text);
+        place.run(&["node", "--config", "larder.toml", "--check", "--store", "/srv/larder"])
+    };
+    insta::assert_snapshot!(
+        "peers",
+        check(
+            "[node.peers]\nname = \"node-1\"\ncertificates = \"[DIR]/made/node-1\"\n\
+             members = [{ name = \"node-1\", address = \"10.0.0.1:7440\" }, { name = \"node-2\", address = \"10.0.0.2:7440\" }]\n"
+        )
+    );
+    insta::assert_snapshot!(
+        "peers_wrong",
+        check(
+            "[node.peers]\nname = \"node-9\"\ncertificates = \"[DIR]/none\"\nupload = \"1KB\"\nzones = 3\n\
+             members = [{ name = \"node-1\", address = \"0.0.0.0:7440\" }, { adress = \"10.0.0.2:7440\" }]\n"
+        )
+    );
+    insta::assert_snapshot!(
+        "peers_service",
+        check("[node.peers]\nname = \"node-1\"\ncertificates = \"[DIR]/made/node-1\"\nservice = \"larder\"\n")
+    );
+}

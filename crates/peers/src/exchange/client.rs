@@ -20,13 +20,16 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::meter::Meter;
 use super::pulse::Pulse;
 use super::wire::{self, Frame, Frames, Query};
 use crate::identity::{Identity, Role};
 use crate::members::{Member, NodeId};
 
-/// How long a connection may take, its handshake included.
+/// How long a connection may take, and its handshake once more.
 const CONNECT: Duration = Duration::from_millis(500);
+/// How long the head of an answer may take, a connection that has to be made first included, and where this node is busy.
+const ANSWER: [Duration; 2] = [Duration::from_millis(1200), Duration::from_secs(3)];
 /// Connections that nobody uses are closed after so long.
 const KEPT_IDLE: Duration = Duration::from_secs(30);
 
@@ -55,16 +58,17 @@ pub(super) struct Client {
     me: NodeId,
     http: legacy::Client<Dialer, Empty<Bytes>>,
     pulses: Mutex<HashMap<NodeId, Arc<Pulse>>>,
+    meter: Arc<Meter>,
 }
 
 impl Client {
-    pub fn new(me: NodeId, identity: Arc<Identity>) -> Client {
+    pub fn new(me: NodeId, identity: Arc<Identity>, meter: Arc<Meter>) -> Client {
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(KEPT_IDLE)
             .http1_max_buf_size(wire::FRAME + 16 * 1024)
             .build(Dialer(identity));
-        Client { me, http, pulses: Mutex::default() }
+        Client { me, http, pulses: Mutex::default(), meter }
     }
 
     /// Asks a node. The answer's head comes in time, or the node is lost.
@@ -76,8 +80,8 @@ impl Client {
             .map_err(|_| Lost("its address cannot be written".to_owned()))?;
         query.write_headers(&self.me, request.headers_mut());
         let listening = Listening::new(pulse);
-        // A connection may have to be made first, which takes a handshake.
-        let limit = tokio::time::timeout(CONNECT + Duration::from_millis(300), self.http.request(request));
+        let limit = ANSWER[usize::from(self.meter.is_busy(Instant::now()))];
+        let limit = tokio::time::timeout(limit, self.http.request(request));
         let answer = match limit.await {
             Err(_) => return Err(Lost("it does not answer".to_owned())),
             Ok(Err(error)) => return Err(Lost(root(&error))),
@@ -85,9 +89,13 @@ impl Client {
         };
         listening.0.heard(Instant::now());
         Ok(match answer.status() {
-            StatusCode::OK => {
-                Answer::Frames(Reading { body: answer.into_body(), frames: Frames::default(), listening, beats: 0 })
-            }
+            StatusCode::OK => Answer::Frames(Reading {
+                body: answer.into_body(),
+                frames: Frames::default(),
+                listening,
+                meter: self.meter.clone(),
+                beats: 0,
+            }),
             StatusCode::SEE_OTHER => Answer::Holders(wire::read_holders(answer.headers())),
             status => Answer::Nothing(status),
         })
@@ -138,6 +146,7 @@ pub(super) struct Reading {
     body: Incoming,
     frames: Frames,
     listening: Listening,
+    meter: Arc<Meter>,
     /// Signs of life without bytes so far: the node waits for somebody else then, and is not slow itself.
     pub beats: u64,
 }
@@ -156,13 +165,14 @@ impl Reading {
                 Err(wire::Malformed) => return Err(Lost("it speaks another language".to_owned())),
             }
             let frame = loop {
-                let due = self.listening.0.due();
+                let due = self.listening.0.due(self.meter.is_busy(Instant::now()));
                 tokio::select! {
                     biased;
                     frame = self.body.frame() => break frame,
                     () = tokio::time::sleep_until(due.into()) => {
-                        // Something may have come from it on another connection.
-                        if self.listening.0.due() <= Instant::now() {
+                        // Something may have come from it on another connection, or from others.
+                        let now = Instant::now();
+                        if self.listening.0.due(self.meter.is_busy(now)) <= now {
                             return Err(Lost("it has gone silent".to_owned()));
                         }
                     }
@@ -179,11 +189,6 @@ impl Reading {
                 Some(Err(error)) => return Err(Lost(root(&error))),
             }
         }
-    }
-
-    /// Whether bytes are there that need not be waited for.
-    pub fn is_ready(&self) -> bool {
-        self.frames.has_input()
     }
 }
 
@@ -205,17 +210,14 @@ impl tower_service::Service<Uri> for Dialer {
         Box::pin(async move {
             let address = uri.authority().and_then(|authority| authority.as_str().parse::<SocketAddr>().ok());
             let address = address.ok_or_else(|| io::Error::other("not an address"))?;
-            let connect = async {
-                let stream = TcpStream::connect(address).await?;
-                let _ = stream.set_nodelay(true);
-                // The configuration looks at roles and not at names; this one stands for none.
-                let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
-                TlsConnector::from(config).connect(nobody, stream).await
-            };
-            match tokio::time::timeout(CONNECT, connect).await {
-                Ok(stream) => Ok(Conduit(TokioIo::new(stream?))),
-                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
-            }
+            let late = |what: &'static str| move |_| io::Error::new(io::ErrorKind::TimedOut, what);
+            let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address));
+            let stream = stream.await.map_err(late("no connection in time"))??;
+            let _ = stream.set_nodelay(true);
+            // The configuration looks at roles and not at names; this one stands for none.
+            let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
+            let stream = tokio::time::timeout(CONNECT, TlsConnector::from(config).connect(nobody, stream));
+            Ok(Conduit(TokioIo::new(stream.await.map_err(late("no handshake in time"))??)))
         })
     }
 }

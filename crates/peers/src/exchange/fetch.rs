@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cache::{Ask, Authority, FailureKind, Source, SourceError, SourceKind};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use http::StatusCode;
 use oci::Name;
 use tokio::sync::watch;
@@ -11,21 +11,26 @@ use tokio::sync::watch;
 use super::client::{Answer, Lost, Reading};
 use super::gathering::{Flow, Gathering, Trouble};
 use super::swarm::Swarm;
-use super::wire::{DEEPEST, FRAME, Frame, No, Query};
+use super::wire::{DEEPEST, Frame, No, Query};
 use crate::health::Reason;
 use crate::members::{Member, NodeId};
 use crate::placement::{PIECE, Placement};
 
 /// How many homes are tried in vain before the sources beyond the nodes.
 const HOMES: usize = 2;
+/// How many are asked that others named.
+const HOLDERS: usize = 4;
+/// How many are asked whether they have a piece that its home stopped giving.
+const NEIGHBOURS: usize = 3;
 /// How many nodes are asked whether they have a piece, where nobody else can give it.
 const ANYBODY: usize = 16;
 /// A node that gives less than this, in bytes per second, may be slow.
-const SLOW: f64 = 256.0 * 1024.0;
-/// How much faster others must be.
-const FASTER: f64 = 8.0;
+const SLOW: f64 = 128.0 * 1024.0;
+/// So many bytes are written at once, or what comes in so much time: many slow streams cost no more than a few fast ones.
+const BATCH: usize = 128 * 1024;
+const LINGER: Duration = Duration::from_millis(50);
 /// How long a node is looked at before it counts as slow.
-const WATCHED: Duration = Duration::from_secs(1);
+const WATCHED: Duration = Duration::from_secs(2);
 
 /// For whom a piece is fetched.
 #[derive(Clone, Debug)]
@@ -48,6 +53,8 @@ pub(super) struct Fetch {
     flow: watch::Sender<Flow>,
     got: u64,
     depth: Option<u8>,
+    /// A node was left for others because it gave little; that is done once.
+    slow: bool,
     ended: bool,
 }
 
@@ -59,6 +66,8 @@ enum Tried {
     Skipped,
     /// It failed; another one may do.
     Failed,
+    /// It gives little while others give more: one of those who have got the piece by now may be better.
+    Slow,
     /// It has nothing, and would have asked those that would be asked next.
     Absent,
     /// It may not have it without the asker's right.
@@ -73,7 +82,7 @@ impl Fetch {
         errand: Errand,
         flow: watch::Sender<Flow>,
     ) -> Fetch {
-        Fetch { swarm, gathering, piece, errand, flow, got: 0, depth: None, ended: false }
+        Fetch { swarm, gathering, piece, errand, flow, got: 0, depth: None, slow: false, ended: false }
     }
 
     pub async fn run(mut self) {
@@ -184,7 +193,24 @@ impl Fetch {
             match self.ask(member, placement, hops).await? {
                 Tried::Done => return Ok(Homes::Done),
                 Tried::Skipped => continue,
-                Tried::Failed => tried += 1,
+                slow @ (Tried::Failed | Tried::Slow) => {
+                    tried += 1;
+                    // Others may have got it by now, or further than the one that failed.
+                    let neighbours = placement.in_cluster(&self.gathering.digest, self.piece).take(NEIGHBOURS + 1);
+                    for neighbour in neighbours.filter(|one| one.id != member.id) {
+                        if !self.swarm.members.is_me(neighbour)
+                            && let Tried::Done = self.ask(neighbour, placement, 0).await?
+                        {
+                            return Ok(Homes::Done);
+                        }
+                    }
+                    // Little is better than taking from beyond what others have taken already.
+                    if matches!(slow, Tried::Slow)
+                        && let Tried::Done = self.ask(member, placement, hops).await?
+                    {
+                        return Ok(Homes::Done);
+                    }
+                }
                 Tried::Absent => break,
                 Tried::Private => return Ok(Homes::Private),
             }
@@ -205,12 +231,19 @@ impl Fetch {
             Put::Tried(tried) => return Ok(tried),
             Put::Holders(holders) => holders,
         };
-        for id in holders.iter().take(2) {
-            let Some(holder) = placement.get(id).filter(|holder| !self.swarm.members.is_me(holder)) else { continue };
-            if self.swarm.health.admit(id, Instant::now()).may_ask()
-                && let Put::Tried(Tried::Done) = self.put(holder, 0, false).await?
-            {
-                return Ok(Tried::Done);
+        // Each may name others in turn, who are nearer to the end of the chain.
+        let mut asked: Vec<NodeId> = vec![member.id.clone()];
+        let mut named = holders;
+        while let Some(id) = named.pop().filter(|_| asked.len() <= HOLDERS) {
+            let Some(holder) = placement.get(&id).filter(|holder| !self.swarm.members.is_me(holder)) else { continue };
+            if asked.contains(&id) || !self.swarm.health.admit(&id, Instant::now()).may_ask() {
+                continue;
+            }
+            asked.push(id);
+            match self.put(holder, 0, false).await? {
+                Put::Tried(Tried::Done) => return Ok(Tried::Done),
+                Put::Tried(_) => {}
+                Put::Holders(more) => named.extend(more),
             }
         }
         if hops == 0 {
@@ -267,7 +300,7 @@ impl Fetch {
                 }
             },
             Ok(Answer::Frames(reading)) => {
-                let (started, before) = (Instant::now(), self.got);
+                let before = self.got;
                 let mut holders = Vec::new();
                 let tried = self.read(member, reading, &mut holders).await?;
                 if !holders.is_empty() {
@@ -282,7 +315,6 @@ impl Fetch {
                 if let Tried::Done = tried {
                     swarm.metrics.came(SourceKind::Peer.as_str());
                     swarm.health.succeeded(&member.id);
-                    swarm.came_at(came, started.elapsed());
                 }
                 tried
             }
@@ -304,15 +336,22 @@ impl Fetch {
         };
         let (mut since, mut bytes_then, mut beats_then) = (Instant::now(), self.got, 0);
         let mut started = false;
-        let mut batch: Vec<Bytes> = Vec::new();
-        let mut batched = 0;
+        let mut batch = Batch::default();
         loop {
-            let frame = match reading.next().await {
-                Err(lost) => return dead(&lost),
-                Ok(frame) => frame,
+            let frame = match batch.or(reading.next()).await {
+                Next::Due => {
+                    self.take_paced(&mut batch).await?;
+                    continue;
+                }
+                Next::Came(Err(lost)) => {
+                    self.take_paced(&mut batch).await?;
+                    return dead(&lost);
+                }
+                Next::Came(Ok(frame)) => frame,
             };
             match frame {
                 None => {
+                    self.take_paced(&mut batch).await?;
                     let whole = started && self.gathering.length(self.piece) == Some(self.got);
                     // It ends in the middle where what it waited for ended, which is no fault of its own.
                     return Ok(if whole { Tried::Done } else { Tried::Failed });
@@ -342,21 +381,17 @@ impl Fetch {
                 }
                 Some(Frame::Bytes(bytes)) => {
                     let length = self.gathering.length(self.piece).filter(|_| started);
-                    batched += bytes.len();
-                    if length.is_none_or(|length| self.got + batched as u64 > length) {
+                    let end = self.got + (batch.length + bytes.len()) as u64;
+                    if length.is_none_or(|length| end > length) {
                         swarm.metrics.passed_over(Reason::Lying);
                         swarm.health.lied(&member.id, Instant::now());
                         return Ok(Tried::Failed);
                     }
                     batch.push(bytes);
-                    if batched < FRAME && reading.is_ready() {
-                        continue;
+                    // The first bytes are waited for.
+                    if batch.length >= BATCH || self.got == 0 || length == Some(end) {
+                        self.take_paced(&mut batch).await?;
                     }
-                    if let Some(pace) = &swarm.download {
-                        pace.turn(batched).await;
-                    }
-                    self.take(std::mem::take(&mut batch)).await?;
-                    batched = 0;
                 }
             }
             let watched = since.elapsed();
@@ -364,9 +399,15 @@ impl Fetch {
                 let rate = (self.got - bytes_then) as f64 / watched.as_secs_f64();
                 let waits = reading.beats > beats_then || swarm.download.is_some();
                 let left = self.gathering.length(self.piece).unwrap_or(0).saturating_sub(self.got);
-                if !waits && rate < SLOW && rate * FASTER < swarm.usual_rate() && left > PIECE / 32 {
-                    swarm.pass_over(&member.id, Reason::Slow, &format_args!("{rate:.0} bytes per second"));
-                    return Ok(Tried::Failed);
+                if !waits && rate < SLOW && left > PIECE / 32 {
+                    if swarm.meter.is_idle(Instant::now()) {
+                        swarm.pass_over(&member.id, Reason::Slow, &format_args!("{rate:.0} bytes per second"));
+                        return Ok(Tried::Failed);
+                    }
+                    if !swarm.meter.is_busy(Instant::now()) && !self.slow {
+                        self.slow = true;
+                        return Ok(Tried::Slow);
+                    }
                 }
                 (since, bytes_then, beats_then) = (Instant::now(), self.got, reading.beats);
             }
@@ -436,45 +477,37 @@ impl Fetch {
         let length = self.gathering.length(self.piece).ok_or_else(|| invalid("the blob has no such piece"))?;
         let mut stream = body.stream;
         let kind = source.kind().as_str();
-        while self.got < length {
-            let Some(next) = stream.next().await else {
-                return Err(Trouble::Source(SourceError::new(
-                    FailureKind::Unavailable,
-                    source.label(),
-                    "the body ended too early",
-                )));
-            };
-            let mut batch = vec![next.map_err(Trouble::Source)?];
-            let mut batched = batch[0].len();
-            let mut failure = None;
-            while batched < FRAME
-                && let Some(Some(next)) = stream.next().now_or_never()
-            {
-                match next {
-                    Ok(bytes) => {
-                        batched += bytes.len();
-                        batch.push(bytes);
-                    }
-                    Err(error) => {
-                        failure = Some(error);
-                        break;
+        let mut batch = Batch::default();
+        let before = self.got;
+        let ended = loop {
+            if self.got + batch.length as u64 == length {
+                break None;
+            }
+            match batch.or(stream.next()).await {
+                Next::Due => self.take(&mut batch).await?,
+                Next::Came(Some(Ok(mut bytes))) => {
+                    // A source may send more than it was asked for.
+                    bytes.truncate((length - self.got) as usize - batch.length);
+                    batch.push(bytes);
+                    if batch.length >= BATCH || self.got == 0 {
+                        self.take(&mut batch).await?;
                     }
                 }
+                Next::Came(Some(Err(error))) => break Some(error),
+                Next::Came(None) => {
+                    break Some(SourceError::new(FailureKind::Unavailable, source.label(), "the body ended too early"));
+                }
             }
-            let mut room = (length - self.got) as usize;
-            for bytes in &mut batch {
-                bytes.truncate(room);
-                room -= bytes.len();
-            }
-            let before = self.got;
-            self.take(batch).await?;
-            self.swarm.metrics.received(kind, self.got - before);
-            if let Some(error) = failure {
-                return Err(Trouble::Source(error));
+        };
+        self.take(&mut batch).await?;
+        self.swarm.metrics.received(kind, self.got - before);
+        match ended {
+            Some(error) => Err(Trouble::Source(error)),
+            None => {
+                self.swarm.metrics.came(kind);
+                Ok(())
             }
         }
-        self.swarm.metrics.came(kind);
-        Ok(())
     }
 
     /// Says how many nodes are between this one and the origin, once: others rely on it.
@@ -489,13 +522,25 @@ impl Fetch {
         self.flow.send_modify(|flow| flow.level = level);
     }
 
+    /// As [`take`](Fetch::take), at the pace at which nodes may give.
+    async fn take_paced(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+        if let Some(pace) = self.swarm.clone().download.as_ref() {
+            pace.turn(batch.length).await;
+        }
+        self.take(batch).await
+    }
+
     /// Writes what came, and lets others have it.
-    async fn take(&mut self, batch: Vec<Bytes>) -> Result<(), Trouble> {
-        let length: usize = batch.iter().map(Bytes::len).sum();
+    async fn take(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+        let Batch { parts: batch, length, .. } = std::mem::take(batch);
+        if length == 0 {
+            return Ok(());
+        }
         let (gathering, piece, offset) = (self.gathering.clone(), self.piece, self.got);
         let written = tokio::task::spawn_blocking(move || gathering.write(piece, offset, &batch)).await;
         written.unwrap_or(Err(Trouble::Other("the program is ending")))?;
         self.got += length as u64;
+        self.swarm.meter.count(length as u64, Instant::now());
         let got = self.got;
         self.flow.send_modify(|flow| flow.got = got);
         Ok(())
@@ -506,6 +551,40 @@ impl Drop for Fetch {
     fn drop(&mut self) {
         if !self.ended {
             self.end(Err(Trouble::Other("the program is ending")));
+        }
+    }
+}
+
+/// Bytes that are to be written together.
+#[derive(Default)]
+struct Batch {
+    parts: Vec<Bytes>,
+    length: usize,
+    /// When they are written though they are few.
+    due: Option<tokio::time::Instant>,
+}
+
+/// What comes first: more bytes, or the time to write those that are there.
+enum Next<T> {
+    Came(T),
+    Due,
+}
+
+impl Batch {
+    fn push(&mut self, bytes: Bytes) {
+        self.due.get_or_insert_with(|| tokio::time::Instant::now() + LINGER);
+        self.length += bytes.len();
+        self.parts.push(bytes);
+    }
+
+    /// Waits for more, unless those that are there are due. `more` must be cancellation-safe.
+    async fn or<T>(&self, more: impl Future<Output = T>) -> Next<T> {
+        match self.due {
+            None => Next::Came(more.await),
+            Some(due) => match tokio::time::timeout_at(due, more).await {
+                Ok(came) => Next::Came(came),
+                Err(_) => Next::Due,
+            },
         }
     }
 }

@@ -61,7 +61,7 @@ pub(super) struct Gathering {
     /// The fill has all of it.
     finished: AtomicBool,
     /// Answers to others in progress.
-    pub giving: AtomicUsize,
+    giving: AtomicUsize,
 }
 
 /// Where the bytes are.
@@ -76,7 +76,9 @@ struct Place {
 struct State {
     pieces: HashMap<u64, Piece>,
     takers: HashMap<u64, VecDeque<NodeId>>,
-    givers: HashMap<u64, NodeId>,
+    givers: HashMap<u64, Vec<NodeId>>,
+    /// How many answers with a piece are in progress.
+    given: HashMap<u64, usize>,
     /// The repository of the last pull that used it.
     name: Option<Name>,
     used: Option<Instant>,
@@ -195,13 +197,40 @@ impl Gathering {
         found
     }
 
+    /// Begins to give a piece.
+    pub fn give(&self, piece: u64) {
+        self.giving.fetch_add(1, Ordering::Relaxed);
+        *self.state().given.entry(piece).or_default() += 1;
+    }
+
+    /// Has given a piece, or a part of it.
+    pub fn given(&self, piece: u64) {
+        self.giving.fetch_sub(1, Ordering::Relaxed);
+        let mut state = self.state();
+        if let Some(count) = state.given.get_mut(&piece) {
+            *count -= 1;
+            if *count == 0 {
+                state.given.remove(&piece);
+            }
+        }
+    }
+
+    /// How many answers with a piece are in progress.
+    pub fn giving(&self, piece: u64) -> usize {
+        self.state().given.get(&piece).copied().unwrap_or(0)
+    }
+
     /// Remembers who gave a piece, or a part of it.
     pub fn gave(&self, piece: u64, giver: &NodeId) {
-        self.state().givers.insert(piece, giver.clone());
+        let mut state = self.state();
+        let givers = state.givers.entry(piece).or_default();
+        if !givers.contains(giver) {
+            givers.push(giver.clone());
+        }
     }
 
     /// Who gave which pieces.
-    pub fn givers(&self) -> HashMap<u64, NodeId> {
+    pub fn givers(&self) -> HashMap<u64, Vec<NodeId>> {
         self.state().givers.clone()
     }
 

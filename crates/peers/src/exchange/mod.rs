@@ -5,6 +5,7 @@
 //! fetch.rs      one piece: its home in the zone, the cluster's home, whoever has it, the sources beyond the nodes
 //! client.rs     a question to a node        wire.rs    what is said      pulse.rs   whether it is still alive
 //! server.rs     questions of other nodes
+//! meter.rs      how much comes in from all of them
 //! gathering.rs  a blob of which some pieces are here, in one sparse file of the store
 //! swarm.rs      all gatherings, who holds what, what to forget
 //! ```
@@ -12,6 +13,7 @@
 mod client;
 mod fetch;
 mod gathering;
+mod meter;
 mod metrics;
 mod pace;
 mod pulse;

@@ -48,10 +48,10 @@ impl Pulse {
         state.last = now;
     }
 
-    /// Until when something should come.
-    pub fn due(&self) -> Instant {
+    /// Until when something should come; where this node is `busy` with what comes from others, that takes longer.
+    pub fn due(&self, busy: bool) -> Instant {
         let state = self.state();
-        state.last + (state.gap * 3).clamp(PATIENCE, LONGEST)
+        state.last + if busy { LONGEST } else { (state.gap * 3).clamp(PATIENCE, LONGEST) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -69,15 +69,15 @@ mod tests {
         let at = |ms: u64| start + Duration::from_millis(ms);
         let pulse = Pulse::new(start);
         pulse.listen(at(5000));
-        assert_eq!(pulse.due(), at(5300), "what nobody waited for is no silence");
+        assert_eq!(pulse.due(false), at(5300), "what nobody waited for is no silence");
         pulse.heard(at(5250));
-        assert_eq!(pulse.due(), at(6000));
+        assert_eq!(pulse.due(false), at(6000));
         for beat in 1..200 {
             pulse.heard(at(5250 + beat * 100));
         }
         let quiet = 5250 + 199 * 100;
-        assert!(pulse.due() < at(quiet + 320), "it is forgotten in time");
+        assert!(pulse.due(false) < at(quiet + 320), "it is forgotten in time");
         pulse.heard(at(quiet + 1900));
-        assert_eq!(pulse.due(), at(quiet + 1900 + 2000), "and nobody is waited for longer");
+        assert_eq!(pulse.due(false), at(quiet + 1900 + 2000), "and nobody is waited for longer");
     }
 }

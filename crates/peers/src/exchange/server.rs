@@ -190,7 +190,7 @@ fn give_or_redirect(
     asker: NodeId,
 ) -> Response<Body> {
     let piece = query.piece;
-    if swarm.is_busy() && !query.insist {
+    if !query.insist && (gathering.giving(piece) >= swarm.settings.fanout || swarm.is_busy()) {
         let others = gathering.takers(piece, &asker);
         if !others.is_empty() {
             return redirect(swarm, &others);
@@ -268,7 +268,7 @@ impl Giving {
     fn new(swarm: &Arc<Swarm>, flow: watch::Receiver<Flow>, query: Query, asker: NodeId, start: Start) -> Giving {
         swarm.uploads.fetch_add(1, Ordering::Relaxed);
         if let Start::Gathered(gathering) = &start {
-            gathering.giving.fetch_add(1, Ordering::Relaxed);
+            gathering.give(query.piece);
         }
         Giving {
             swarm: swarm.clone(),
@@ -397,7 +397,7 @@ impl Drop for Giving {
     fn drop(&mut self) {
         self.swarm.uploads.fetch_sub(1, Ordering::Relaxed);
         if let Start::Gathered(gathering) = &self.start {
-            gathering.giving.fetch_sub(1, Ordering::Relaxed);
+            gathering.given(self.query.piece);
         }
     }
 }

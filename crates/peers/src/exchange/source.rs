@@ -122,7 +122,7 @@ impl Source for Peers {
             return;
         }
         gathering.sever();
-        let givers: BTreeSet<NodeId> = gathering.givers().into_values().collect();
+        let givers: BTreeSet<NodeId> = gathering.givers().into_values().flatten().collect();
         match (givers.len(), givers.first()) {
             (1, Some(liar)) => {
                 self.0.metrics.passed_over(Reason::Lying);
@@ -238,11 +238,13 @@ impl Own {
             loop {
                 let limit = count.min(reached.borrow_and_update().saturating_add(ahead));
                 while coming.len() < parallel && next < limit {
-                    if let Piece::Coming(mut flow) = swarm.ensure(&gathering, next, &errand) {
-                        coming.push(async move {
+                    let (swarm, gathering, errand, piece) = (swarm.clone(), gathering.clone(), errand.clone(), next);
+                    coming.push(async move {
+                        let _slot = swarm.slots.acquire().await;
+                        if let Piece::Coming(mut flow) = swarm.ensure(&gathering, piece, &errand) {
                             let _ = flow.wait_for(|flow| flow.end.is_some()).await;
-                        });
-                    }
+                        }
+                    });
                     next += 1;
                 }
                 if coming.is_empty() && next >= count {
@@ -284,7 +286,8 @@ async fn find_liars(swarm: &Arc<Swarm>, gathering: &Arc<Gathering>) {
     }
     let Some(blob) = right else { return };
     let mut given: Vec<(NodeId, Vec<u64>)> = Vec::new();
-    for (piece, giver) in gathering.givers() {
+    let givers = gathering.givers().into_iter();
+    for (piece, giver) in givers.flat_map(|(piece, givers)| givers.into_iter().map(move |giver| (piece, giver))) {
         match given.iter_mut().find(|(id, _)| *id == giver) {
             Some((_, pieces)) => pieces.push(piece),
             None => given.push((giver, vec![piece])),

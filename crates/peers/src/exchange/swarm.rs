@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use cache::{Authority, Blob, Store, Upstreams};
 use moka::sync::Cache;
 use oci::{Digest, Name};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::client::Client;
 use super::fetch::{Errand, Fetch};
 use super::gathering::{Flow, Gathering, Piece};
+use super::meter::Meter;
 use super::metrics::Metrics;
 use super::pace::Pace;
 use crate::health::{Health, Reason};
 use crate::identity::Identity;
 use crate::members::{Members, NodeId};
-use crate::placement::PIECE;
 
 /// How often what nobody uses any more is looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
@@ -38,7 +38,11 @@ pub struct Settings {
     pub parallel: usize,
     /// How many pieces of a blob are fetched ahead of who reads it.
     pub ahead: u64,
-    /// How many answers to other nodes are in progress before they are sent to others who have the piece too.
+    /// How many pieces are fetched ahead at a time, of all blobs together.
+    pub parallel_all: usize,
+    /// How many answers with one piece are in progress before askers are sent to others who have it too, or get it.
+    pub fanout: usize,
+    /// The same for answers with any piece.
     pub uploads: usize,
     /// Bytes per second to all other nodes together.
     pub upload: Option<u64>,
@@ -55,7 +59,9 @@ impl Default for Settings {
         Settings {
             parallel: 16,
             ahead: 64,
-            uploads: 16,
+            parallel_all: 24,
+            fanout: 3,
+            uploads: 32,
             upload: None,
             download: None,
             keep: Duration::from_secs(120),
@@ -90,8 +96,8 @@ pub struct Swarm {
     gatherings: Mutex<HashMap<Digest, Arc<Gathering>>>,
     holders: Cache<Digest, Vec<Holder>>,
     private: Cache<(Name, Digest), ()>,
-    /// What other nodes give in one answer, on average, in bytes per second.
-    rate: Mutex<f64>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) slots: Arc<Semaphore>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -107,8 +113,11 @@ impl Swarm {
         upstreams: Arc<dyn Upstreams>,
         metrics: Metrics,
     ) -> Arc<Swarm> {
+        let meter = Arc::new(Meter::new(Instant::now()));
         Arc::new(Swarm {
-            client: Client::new(members.me().id.clone(), identity.clone()),
+            client: Client::new(members.me().id.clone(), identity.clone(), meter.clone()),
+            meter,
+            slots: Arc::new(Semaphore::new(settings.parallel_all.max(1))),
             upload: settings.upload.map(Pace::new),
             download: settings.download.map(Pace::new),
             settings,
@@ -122,7 +131,6 @@ impl Swarm {
             gatherings: Mutex::default(),
             holders: Cache::new(HELD),
             private: Cache::builder().max_capacity(HELD).time_to_live(PRIVATE).build(),
-            rate: Mutex::new(0.0),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
         })
@@ -277,21 +285,6 @@ impl Swarm {
         tracing::debug!(node = %id, reason = reason.as_str(), %why, "passing over a node");
         self.metrics.passed_over(reason);
         self.health.failed(id, reason, Instant::now());
-    }
-
-    /// Takes note of how fast an answer came.
-    pub(super) fn came_at(&self, bytes: u64, time: Duration) {
-        if bytes < PIECE / 4 {
-            return;
-        }
-        let one = bytes as f64 / time.as_secs_f64().max(0.001);
-        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        *rate = if *rate == 0.0 { one } else { *rate * 0.8 + one * 0.2 };
-    }
-
-    /// How fast answers come, in bytes per second; 0 if that is not known.
-    pub(super) fn usual_rate(&self) -> f64 {
-        *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether so many answers are in progress that others should help.

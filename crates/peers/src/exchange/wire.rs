@@ -218,11 +218,6 @@ impl Frames {
         self.input = bytes;
     }
 
-    /// Whether some of what came is still to be looked at.
-    pub fn has_input(&self) -> bool {
-        !self.input.is_empty()
-    }
-
     /// The next frame, if all of it has come. A frame of bytes may be given in several parts.
     pub fn next(&mut self) -> Result<Option<Frame>, Malformed> {
         loop {

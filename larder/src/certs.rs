@@ -1,0 +1,97 @@
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use peers::{Ca, Leaf, MintError, Minted, Request, Role};
+use serde::Serialize;
+
+use crate::cli::{CertsArgs, Output};
+use crate::failure::Failure;
+use crate::process;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Runs `larder certs`.
+pub fn run(args: &CertsArgs) -> Result<ExitCode, Failure> {
+    process::keep_files_private();
+    let of = |role| move |name: &String| Leaf { name: name.clone(), role };
+    let leaves: Vec<Leaf> =
+        args.nodes.iter().map(of(Role::Node)).chain(args.registry.iter().map(of(Role::Registry))).collect();
+    if leaves.is_empty() {
+        return Err(Failure::Usage("whose certificates? Name the nodes, or a registry with --registry".into()));
+    }
+    let request = Request {
+        dir: args.dir.clone(),
+        leaves,
+        validity: DAY * args.days,
+        ca_validity: DAY * args.ca_days,
+        force: args.force,
+    };
+    let minted = peers::mint(&request, SystemTime::now()).map_err(|error| match error {
+        MintError::Name(_) | MintError::Twice(_) | MintError::Validity => Failure::Usage(error.to_string()),
+        MintError::Exists(path) => Failure::Runtime(anyhow::anyhow!(
+            "{} is there: nothing was made; --force replaces certificates, never the authority",
+            path.display()
+        )),
+        other => Failure::Runtime(other.into()),
+    })?;
+    match args.output {
+        Output::Table => print_table(&minted),
+        Output::Json => {
+            println!("{}", serde_json::to_string(&report(&minted)).context("cannot write the result")?);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_table(minted: &Minted) {
+    let new = if minted.ca == Ca::New { "new" } else { "as before" };
+    println!("authority    {} ({new}); keep {} in a safe place", minted.ca_cert.display(), minted.ca_key.display());
+    for (leaf, files, until) in &minted.leaves {
+        let folder = files.cert.parent().unwrap_or(Path::new("."));
+        println!("{:<12} {}, {}, good for {} days", leaf.name, folder.display(), leaf.role, days(*until));
+    }
+    println!("copy each folder to /etc/larder/peers of its machine; running agents take new files within ten seconds");
+}
+
+fn days(until: SystemTime) -> u64 {
+    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+    (left.as_secs() + 3600) / DAY.as_secs()
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    authority: &'a Path,
+    authority_key: &'a Path,
+    authority_is_new: bool,
+    certificates: Vec<Certificate<'a>>,
+}
+
+#[derive(Serialize)]
+struct Certificate<'a> {
+    name: &'a str,
+    role: &'static str,
+    cert: &'a Path,
+    key: &'a Path,
+    ca: &'a Path,
+    /// Seconds since 1970.
+    not_after: u64,
+}
+
+fn report(minted: &Minted) -> Report<'_> {
+    let certificates = minted.leaves.iter().map(|(leaf, files, until)| Certificate {
+        name: &leaf.name,
+        role: leaf.role.dns_name(),
+        cert: &files.cert,
+        key: &files.key,
+        ca: &files.ca,
+        not_after: until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
+    });
+    Report {
+        authority: &minted.ca_cert,
+        authority_key: &minted.ca_key,
+        authority_is_new: minted.ca == Ca::New,
+        certificates: certificates.collect(),
+    }
+}
