@@ -1,5 +1,5 @@
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use crate::members::NodeId;
 use crate::placement::{PIECE, piece_range};
 
+/// How much more than it has got a node gives before others are asked to, in bytes.
+const SLACK: u64 = 4 * PIECE;
 /// How many of those who took a piece are remembered.
 const TAKERS: usize = 8;
 
@@ -62,6 +64,8 @@ pub(super) struct Gathering {
     finished: AtomicBool,
     /// Answers to others in progress.
     giving: AtomicUsize,
+    /// Bytes given to others.
+    sent: AtomicU64,
 }
 
 /// Where the bytes are.
@@ -96,6 +100,7 @@ impl Gathering {
             claimed: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             giving: AtomicUsize::new(0),
+            sent: AtomicU64::new(0),
         }
     }
 
@@ -218,6 +223,16 @@ impl Gathering {
     /// How many answers with a piece are in progress.
     pub fn giving(&self, piece: u64) -> usize {
         self.state().given.get(&piece).copied().unwrap_or(0)
+    }
+
+    /// Bytes were given.
+    pub fn sent(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether this node has given more than it has got itself, so that it is the turn of others.
+    pub fn has_done_its_share(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) > self.state().bytes + SLACK
     }
 
     /// Remembers who gave a piece, or a part of it.

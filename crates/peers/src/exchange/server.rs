@@ -190,7 +190,8 @@ fn give_or_redirect(
     asker: NodeId,
 ) -> Response<Body> {
     let piece = query.piece;
-    if !query.insist && (gathering.giving(piece) >= swarm.settings.fanout || swarm.is_busy()) {
+    let enough = gathering.giving(piece) >= swarm.settings.fanout || swarm.is_busy() || gathering.has_done_its_share();
+    if enough && !query.insist {
         let others = gathering.takers(piece, &asker);
         if !others.is_empty() {
             return redirect(swarm, &others);
@@ -389,6 +390,9 @@ impl Giving {
         };
         self.at += length as u64;
         self.swarm.metrics.sent(length as u64);
+        if let Start::Gathered(gathering) = &self.start {
+            gathering.sent(length as u64);
+        }
         Some(bytes)
     }
 }

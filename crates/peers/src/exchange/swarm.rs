@@ -60,7 +60,7 @@ impl Default for Settings {
             parallel: 16,
             ahead: 64,
             parallel_all: 24,
-            fanout: 3,
+            fanout: 2,
             uploads: 32,
             upload: None,
             download: None,
