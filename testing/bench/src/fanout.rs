@@ -223,7 +223,8 @@ impl Lab<'_> {
     fn memory(&mut self, image: &Written) -> Result<Vec<Row>> {
         self.run += 1;
         let first = self.cluster.others()[0].machine();
-        let more = (2..=100).map(|n| format!("[[node.peers.members]]\nname = \"x{n}\"\naddress = \"10.9.0.{n}:7440\"\n"));
+        let more =
+            (2..=100).map(|n| format!("[[node.peers.members]]\nname = \"x{n}\"\naddress = \"10.9.0.{n}:7440\"\n"));
         let me = format!("[[node.peers.members]]\nname = \"m1\"\naddress = \"{}:7440\"\n", first.address());
         self.launch(0, &(me + &more.collect::<String>()))?;
         await_ready(first)?;

@@ -12,7 +12,8 @@ const BOTTOM: f64 = 50.0;
 
 /// How long it takes until all nodes have an image, over their number, in direct transfers by one node.
 pub(crate) fn fanout(pulls: &[Pull]) -> String {
-    let Some(ideal) = pulls.iter().find(|pull| pull.what == "direct" && pull.nodes == 1).map(|pull| pull.slowest_s) else {
+    let Some(ideal) = pulls.iter().find(|pull| pull.what == "direct" && pull.nodes == 1).map(|pull| pull.slowest_s)
+    else {
         return String::new();
     };
     let series = |what: &str| -> Vec<(f64, f64)> {
@@ -42,7 +43,10 @@ pub(crate) fn fanout(pulls: &[Pull]) -> String {
         svg.push_str(&format!(
             "<line x1=\"{LEFT}\" y1=\"{0:.1}\" x2=\"{1:.1}\" y2=\"{0:.1}\" stroke=\"#ddd\"/>\n\
              <text x=\"{2}\" y=\"{3:.1}\" text-anchor=\"end\">{tick} ×</text>\n",
-            y(tick), x(most_x), LEFT - 8.0, y(tick) + 4.0
+            y(tick),
+            x(most_x),
+            LEFT - 8.0,
+            y(tick) + 4.0
         ));
         tick += step;
     }
@@ -59,14 +63,20 @@ pub(crate) fn fanout(pulls: &[Pull]) -> String {
         "<text x=\"{middle:.1}\" y=\"{}\" text-anchor=\"middle\">nodes that want it at once</text>\n",
         HEIGHT - 10.0
     ));
-    for (points, name, colour) in [(&direct, "each from the origin", "#c0392b"), (&larder, "through larder", "#1f6f43")] {
-        let line: Vec<String> = points.iter().map(|(nodes, times)| format!("{:.1},{:.1}", x(*nodes), y(*times))).collect();
+    for (points, name, colour) in [(&direct, "each from the origin", "#c0392b"), (&larder, "through larder", "#1f6f43")]
+    {
+        let line: Vec<String> =
+            points.iter().map(|(nodes, times)| format!("{:.1},{:.1}", x(*nodes), y(*times))).collect();
         svg.push_str(&format!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.5\"/>\n",
             line.join(" ")
         ));
         for (nodes, times) in points {
-            svg.push_str(&format!("<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{colour}\"/>\n", x(*nodes), y(*times)));
+            svg.push_str(&format!(
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{colour}\"/>\n",
+                x(*nodes),
+                y(*times)
+            ));
         }
         if let Some((nodes, times)) = points.last() {
             svg.push_str(&format!(

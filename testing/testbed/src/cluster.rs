@@ -325,7 +325,8 @@ impl Cluster {
 
     fn end_machines(&self) -> Result<()> {
         let others = self.others.iter().map(Other::machine);
-        let machines = self.nodes.iter().map(Node::machine).chain([self.control.machine(), &*self.internet]).chain(others);
+        let machines =
+            self.nodes.iter().map(Node::machine).chain([self.control.machine(), &*self.internet]).chain(others);
         thread::scope(|scope| {
             for machine in machines {
                 scope.spawn(|| machine.end());
