@@ -532,13 +532,14 @@ fn receive(mut stream: impl Read + Write, host: &str, path: &str) -> Result<u64>
 
 fn table(pulls: &[Pull], rows: &[Row], arguments: &Arguments) -> String {
     let mut text = format!(
-        "`cargo run --release -p bench -- fanout --repetitions {} --size {} --rate {}` on {}.\n\n\
+        "`cargo run --release -p bench -- fanout --repetitions {} --size {} --rate {} --direct {}` on {}.\n\n\
          Medians (least – most). The processors' idle share was that of the whole machine, on which all nodes are.\n\n\
          | what | nodes | slowest node, in direct transfers | bytes from the origin, in images | most that a node sent, in images | across zones, in images per zone | idle |\n\
          |---|---|---|---|---|---|---|\n",
         arguments.repetitions,
         arguments.size,
         arguments.rate,
+        arguments.direct,
         machine::describe()
     );
     let mut seen: Vec<(&str, usize, usize)> = Vec::new();

@@ -57,9 +57,9 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            parallel: 16,
+            parallel: 8,
             ahead: 64,
-            parallel_all: 24,
+            parallel_all: 12,
             fanout: 2,
             uploads: 32,
             upload: None,
