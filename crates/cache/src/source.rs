@@ -208,7 +208,7 @@ impl SourceError {
     }
 
     /// Whether it is a no, and not a failure to answer.
-    pub(crate) fn is_definite(&self) -> bool {
+    pub fn is_definite(&self) -> bool {
         matches!(
             self.kind,
             FailureKind::NotFound | FailureKind::Unauthorized | FailureKind::Denied | FailureKind::Refused
@@ -216,7 +216,7 @@ impl SourceError {
     }
 
     /// Whether it is a no after which nobody else need be asked.
-    pub(crate) fn is_final(&self, source: &dyn Source) -> bool {
+    pub fn is_final(&self, source: &dyn Source) -> bool {
         self.is_definite() && source.kind() == SourceKind::Registry
     }
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cache::{Ask, Authority, FailureKind, Source, SourceError, SourceKind};
+use cache::{Ask, Authority, FailureKind, Rules, Source, SourceError, SourceKind};
 use futures_util::StreamExt;
 use http::StatusCode;
 use oci::Name;
@@ -135,20 +135,17 @@ impl Fetch {
             // One that was sent to fetch it with a right of its own.
             for id in self.gathering.takers(self.piece, &self.swarm.members.me().id) {
                 if let Some(member) = placement.get(&id)
-                    && let Tried::Done = self.ask(member, &placement, 0).await?
+                    && self.is_given_by(member, &placement).await?
                 {
                     return Ok(());
                 }
             }
         }
         for id in self.swarm.settled_holders(&digest, self.errand.asker.as_ref()) {
-            match placement.get(&id) {
-                Some(member) if !self.swarm.members.is_me(member) => {
-                    if let Tried::Done = self.ask(member, &placement, 0).await? {
-                        return Ok(());
-                    }
-                }
-                _ => {}
+            if let Some(member) = placement.get(&id)
+                && self.is_given_by(member, &placement).await?
+            {
+                return Ok(());
             }
             self.swarm.no_holder(&digest, &id);
         }
@@ -156,20 +153,9 @@ impl Fetch {
             Ok(()) => return Ok(()),
             Err(trouble) => trouble,
         };
-        let down = |error: &SourceError| {
-            matches!(
-                error.kind,
-                FailureKind::Unavailable
-                    | FailureKind::Timeout
-                    | FailureKind::RateLimited { .. }
-                    | FailureKind::Invalid
-            )
-        };
-        if matches!(&trouble, Trouble::Source(error) if down(error)) {
+        if matches!(&trouble, Trouble::Source(error) if !error.is_definite()) {
             for member in placement.in_cluster(&digest, self.piece).take(ANYBODY) {
-                if !self.swarm.members.is_me(member)
-                    && let Tried::Done = self.ask(member, &placement, 0).await?
-                {
+                if self.is_given_by(member, &placement).await? {
                     self.swarm.note_holder(&digest, &member.id, true);
                     return Ok(());
                 }
@@ -198,9 +184,7 @@ impl Fetch {
                     // Others may have got it by now, or further than the one that failed.
                     let neighbours = placement.in_cluster(&self.gathering.digest, self.piece).take(NEIGHBOURS + 1);
                     for neighbour in neighbours.filter(|one| one.id != member.id) {
-                        if !self.swarm.members.is_me(neighbour)
-                            && let Tried::Done = self.ask(neighbour, placement, 0).await?
-                        {
+                        if self.is_given_by(neighbour, placement).await? {
                             return Ok(Homes::Done);
                         }
                     }
@@ -219,6 +203,11 @@ impl Fetch {
             }
         }
         Ok(Homes::Nobody)
+    }
+
+    /// Whether another node had the piece and gave it.
+    async fn is_given_by(&mut self, member: &Member, placement: &Placement) -> Result<bool, Trouble> {
+        Ok(!self.swarm.members.is_me(member) && matches!(self.ask(member, placement, 0).await?, Tried::Done))
     }
 
     /// Asks a node, and those it names instead.
@@ -281,24 +270,18 @@ impl Fetch {
                 swarm.health.succeeded(&member.id);
                 return Ok(Put::Holders(holders));
             }
-            Ok(Answer::Nothing(status)) => match status {
-                StatusCode::FORBIDDEN => {
-                    swarm.health.succeeded(&member.id);
-                    Tried::Private
-                }
-                StatusCode::NOT_FOUND | StatusCode::LOOP_DETECTED => {
-                    swarm.health.succeeded(&member.id);
-                    Tried::Absent
-                }
-                StatusCode::SERVICE_UNAVAILABLE => {
-                    swarm.health.succeeded(&member.id);
-                    Tried::Failed
-                }
-                other => {
-                    swarm.pass_over(&member.id, Reason::Dead, &format_args!("it answers {other}"));
-                    Tried::Failed
-                }
-            },
+            Ok(Answer::Nothing(status)) => {
+                let tried = match status {
+                    StatusCode::FORBIDDEN => Tried::Private,
+                    StatusCode::NOT_FOUND | StatusCode::LOOP_DETECTED => Tried::Absent,
+                    other => {
+                        swarm.pass_over(&member.id, Reason::Dead, &format_args!("it answers {other}"));
+                        return Ok(Put::Tried(Tried::Failed));
+                    }
+                };
+                swarm.health.succeeded(&member.id);
+                tried
+            }
             Ok(Answer::Frames(reading)) => {
                 let before = self.got;
                 let mut holders = Vec::new();
@@ -383,8 +366,7 @@ impl Fetch {
                     let length = self.gathering.length(self.piece).filter(|_| started);
                     let end = self.got + (batch.length + bytes.len()) as u64;
                     if length.is_none_or(|length| end > length) {
-                        swarm.metrics.passed_over(Reason::Lying);
-                        swarm.health.lied(&member.id, Instant::now());
+                        swarm.pass_over(&member.id, Reason::Lying, &"it sends more than the piece has");
                         return Ok(Tried::Failed);
                     }
                     batch.push(bytes);
@@ -418,7 +400,7 @@ impl Fetch {
     async fn beyond(&mut self) -> Result<(), Trouble> {
         let name = self.errand.name.clone();
         let upstream = self.swarm.upstreams.find(&name.registry).map_err(|_| Trouble::Other("not cached here"))?;
-        let authority = self.errand.own.clone().unwrap_or_else(|| self.swarm.common_right(&name));
+        let authority = self.errand.own.clone().unwrap_or_else(|| common_right(&upstream.rules));
         let ask = Ask { name: name.clone(), authority };
         let mut trouble = Trouble::Other("no source beyond the nodes");
         // Whoever waits for this node waits for nobody else from here on.
@@ -437,9 +419,7 @@ impl Fetch {
                     break;
                 }
             }
-            let Trouble::Source(error) = &trouble else { continue };
-            let refused = matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied | FailureKind::NotFound);
-            if refused && source.kind() == SourceKind::Registry {
+            if matches!(&trouble, Trouble::Source(error) if error.is_final(&**source)) {
                 break;
             }
         }
@@ -467,8 +447,7 @@ impl Fetch {
             Ok(()) => {}
             Err(liar) => {
                 if let Some(liar) = liar {
-                    self.swarm.metrics.passed_over(Reason::Lying);
-                    self.swarm.health.lied(&liar, Instant::now());
+                    self.swarm.pass_over(&liar, Reason::Lying, &"it told another length of the blob");
                 }
                 self.swarm.forget(&self.gathering);
                 return Err(Trouble::Other("the blob's length was wrong"));
@@ -553,6 +532,11 @@ impl Drop for Fetch {
             self.end(Err(Trouble::Other("the program is ending")));
         }
     }
+}
+
+/// With whose right a piece is fetched for others: what the origin gives to everybody, or the administrator.
+fn common_right(rules: &Rules) -> Authority {
+    if rules.shared && rules.own_credential { Authority::Own } else { Authority::Anonymous }
 }
 
 /// Bytes that are to be written together.

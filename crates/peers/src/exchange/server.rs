@@ -370,7 +370,7 @@ impl Giving {
         let bytes = match place {
             Place::Memory(all) => {
                 let part = all.get(from as usize..from as usize + length)?;
-                Frame::Bytes(Bytes::copy_from_slice(part)).encode()
+                Frame::Bytes(all.slice_ref(part)).encode()
             }
             Place::File(file) => {
                 let reading = tokio::task::spawn_blocking(move || {

@@ -1,7 +1,6 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -94,11 +93,10 @@ impl Source for Peers {
             ahead: None,
             done: false,
         };
-        let started = own.there().await.map_err(|trouble| self.explain(trouble))?;
+        own.there().await.map_err(|trouble| self.explain(trouble))?;
         let (Some(size), Some(ingest)) = (gathering.size(), gathering.ingest().cloned()) else {
             return Err(self.error(FailureKind::Unavailable, "nobody told the blob's length"));
         };
-        debug_assert!(started > from || size <= from);
         own.look_ahead();
         let peers = self.clone();
         let stream = futures_util::stream::unfold(Some(own), move |own| {
@@ -125,9 +123,7 @@ impl Source for Peers {
         let givers: BTreeSet<NodeId> = gathering.givers().into_values().flatten().collect();
         match (givers.len(), givers.first()) {
             (1, Some(liar)) => {
-                self.0.metrics.passed_over(Reason::Lying);
-                self.0.health.lied(liar, Instant::now());
-                tracing::warn!(node = %liar, %digest, "a node gave wrong bytes; it is shunned");
+                self.0.pass_over(liar, Reason::Lying, &format_args!("it gave wrong bytes of {digest}"));
             }
             _ => {
                 let swarm = self.0.clone();
@@ -304,9 +300,7 @@ async fn find_liars(swarm: &Arc<Swarm>, gathering: &Arc<Gathering>) {
             while let Ok(Some(frame)) = reading.next().await {
                 let Frame::Bytes(bytes) = frame else { continue };
                 if !is_part(&blob, at, &bytes) {
-                    swarm.metrics.passed_over(Reason::Lying);
-                    swarm.health.lied(&id, Instant::now());
-                    tracing::warn!(node = %id, %digest, piece, "a node gives wrong bytes; it is shunned");
+                    swarm.pass_over(&id, Reason::Lying, &format_args!("it gives wrong bytes of {digest}"));
                     break;
                 }
                 at += bytes.len() as u64;

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cache::{Authority, Blob, Store, Upstreams};
+use cache::{Blob, Store, Upstreams};
 use moka::sync::Cache;
 use oci::{Digest, Name};
 use tokio::sync::{Semaphore, watch};
@@ -233,14 +233,6 @@ impl Swarm {
         self.store.open(digest).await.ok().flatten()
     }
 
-    /// With whose right a piece is fetched for others: what the origin gives to everybody, or the administrator.
-    pub(super) fn common_right(&self, name: &Name) -> Authority {
-        match self.upstreams.find(&name.registry) {
-            Ok(upstream) if upstream.rules.shared && upstream.rules.own_credential => Authority::Own,
-            _ => Authority::Anonymous,
-        }
-    }
-
     /// Whether the origin was found not to give a blob to everybody.
     pub(super) fn is_private(&self, name: &Name, digest: &Digest) -> bool {
         self.private.contains_key(&(name.clone(), *digest))
@@ -282,7 +274,10 @@ impl Swarm {
 
     /// Takes note of a node that is passed over from now on.
     pub(super) fn pass_over(&self, id: &NodeId, reason: Reason, why: &dyn std::fmt::Display) {
-        tracing::debug!(node = %id, reason = reason.as_str(), %why, "passing over a node");
+        match reason {
+            Reason::Lying => tracing::warn!(node = %id, %why, "a node is shunned"),
+            _ => tracing::debug!(node = %id, reason = reason.as_str(), %why, "passing over a node"),
+        }
         self.metrics.passed_over(reason);
         self.health.failed(id, reason, Instant::now());
     }

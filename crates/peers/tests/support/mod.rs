@@ -3,9 +3,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -250,10 +249,6 @@ impl Cluster {
         Arc::new(Identity::load(Files::in_folder(self.certificates.path().join(name))).unwrap())
     }
 
-    pub fn certificates(&self) -> &Path {
-        self.certificates.path()
-    }
-
     pub async fn node(&self, member: &Member, settings: Settings) -> Node {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("store");
@@ -313,6 +308,3 @@ impl Cluster {
         futures_util::future::join_all(pulls).await;
     }
 }
-
-/// Collects what went wrong on any thread.
-pub type Seen = Arc<Mutex<Vec<String>>>;
