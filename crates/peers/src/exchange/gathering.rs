@@ -1,12 +1,12 @@
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cache::{Ingest, SourceError, Store, StoreError};
 use oci::{Digest, Name};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use crate::members::NodeId;
 use crate::placement::{PIECE, piece_range};
@@ -54,16 +54,14 @@ pub(super) enum Piece {
 /// A blob of which some pieces are here: because this node wants it, or because it is the home of these pieces.
 pub(super) struct Gathering {
     pub digest: Digest,
-    place: OnceLock<Place>,
-    placing: tokio::sync::Mutex<()>,
+    place: OnceCell<Place>,
     state: Mutex<State>,
     /// Held for writing by who makes sure that nothing is written any more.
     severed: RwLock<bool>,
-    claimed: AtomicBool,
+    /// The repository of the one fill that uses the file, if there is one.
+    claimed: OnceLock<Name>,
     /// The fill has all of it.
     finished: AtomicBool,
-    /// Answers to others in progress.
-    giving: AtomicUsize,
     /// Bytes given to others.
     sent: AtomicU64,
 }
@@ -76,16 +74,13 @@ struct Place {
     said_by: Option<NodeId>,
 }
 
-#[derive(Default)]
 struct State {
     pieces: HashMap<u64, Piece>,
     takers: HashMap<u64, VecDeque<NodeId>>,
-    givers: HashMap<u64, Vec<NodeId>>,
-    /// How many answers with a piece are in progress.
+    givers: HashMap<NodeId, BTreeSet<u64>>,
+    /// How many answers with a piece are in progress, where there are any.
     given: HashMap<u64, usize>,
-    /// The repository of the last pull that used it.
-    name: Option<Name>,
-    used: Option<Instant>,
+    used: Instant,
     bytes: u64,
 }
 
@@ -93,13 +88,18 @@ impl Gathering {
     pub fn new(digest: Digest) -> Gathering {
         Gathering {
             digest,
-            place: OnceLock::new(),
-            placing: tokio::sync::Mutex::default(),
-            state: Mutex::new(State { used: Some(Instant::now()), ..State::default() }),
+            place: OnceCell::new(),
+            state: Mutex::new(State {
+                pieces: HashMap::new(),
+                takers: HashMap::new(),
+                givers: HashMap::new(),
+                given: HashMap::new(),
+                used: Instant::now(),
+                bytes: 0,
+            }),
             severed: RwLock::new(false),
-            claimed: AtomicBool::new(false),
+            claimed: OnceLock::new(),
             finished: AtomicBool::new(false),
-            giving: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
         }
     }
@@ -127,29 +127,23 @@ impl Gathering {
         size: u64,
         by: Option<&NodeId>,
     ) -> Result<Result<(), Option<NodeId>>, StoreError> {
-        let check = |place: &Place| if place.size == size { Ok(()) } else { Err(place.said_by.clone()) };
-        if let Some(place) = self.place.get() {
-            return Ok(check(place));
-        }
-        let _alone = self.placing.lock().await;
-        if self.place.get().is_none() {
-            let ingest = store.scatter(&self.digest, size).await?;
-            let _ = self.place.set(Place { size, ingest, said_by: by.cloned() });
-        }
-        Ok(self.place.get().map_or(Ok(()), check))
+        let make =
+            || async { Ok(Place { size, ingest: store.scatter(&self.digest, size).await?, said_by: by.cloned() }) };
+        let place = self.place.get_or_try_init(make).await?;
+        Ok(if place.size == size { Ok(()) } else { Err(place.said_by.clone()) })
     }
 
     /// What there is of a piece; where there is nothing, `begin` says how it comes from now on.
     pub fn piece_or(&self, piece: u64, begin: impl FnOnce() -> watch::Receiver<Flow>) -> Piece {
         let mut state = self.state();
-        state.used = Some(Instant::now());
+        state.used = Instant::now();
         state.pieces.entry(piece).or_insert_with(|| Piece::Coming(begin())).clone()
     }
 
     /// What there is of a piece.
     pub fn piece(&self, piece: u64) -> Option<Piece> {
         let mut state = self.state();
-        state.used = Some(Instant::now());
+        state.used = Instant::now();
         state.pieces.get(&piece).cloned()
     }
 
@@ -204,13 +198,11 @@ impl Gathering {
 
     /// Begins to give a piece.
     pub fn give(&self, piece: u64) {
-        self.giving.fetch_add(1, Ordering::Relaxed);
         *self.state().given.entry(piece).or_default() += 1;
     }
 
     /// Has given a piece, or a part of it.
     pub fn given(&self, piece: u64) {
-        self.giving.fetch_sub(1, Ordering::Relaxed);
         let mut state = self.state();
         if let Some(count) = state.given.get_mut(&piece) {
             *count -= 1;
@@ -237,15 +229,11 @@ impl Gathering {
 
     /// Remembers who gave a piece, or a part of it.
     pub fn gave(&self, piece: u64, giver: &NodeId) {
-        let mut state = self.state();
-        let givers = state.givers.entry(piece).or_default();
-        if !givers.contains(giver) {
-            givers.push(giver.clone());
-        }
+        self.state().givers.entry(giver.clone()).or_default().insert(piece);
     }
 
     /// Who gave which pieces.
-    pub fn givers(&self) -> HashMap<u64, Vec<NodeId>> {
+    pub fn givers(&self) -> HashMap<NodeId, BTreeSet<u64>> {
         self.state().givers.clone()
     }
 
@@ -268,11 +256,7 @@ impl Gathering {
 
     /// Takes it for the one fill that may use the file, of a blob of this repository.
     pub fn claim(&self, name: &Name) -> bool {
-        let first = !self.claimed.swap(true, Ordering::Relaxed);
-        if first {
-            self.state().name = Some(name.clone());
-        }
-        first
+        self.claimed.set(name.clone()).is_ok()
     }
 
     /// The fill that uses it has read all of it.
@@ -281,22 +265,22 @@ impl Gathering {
     }
 
     /// The repository of the fill that uses it.
-    pub fn name(&self) -> Option<Name> {
-        self.state().name.clone()
+    pub fn name(&self) -> Option<&Name> {
+        self.claimed.get()
     }
 
     /// Whether nobody has used it for so long.
     pub fn is_idle(&self, now: Instant, time: Duration) -> bool {
         let state = self.state();
-        let claimed = self.claimed.load(Ordering::Relaxed) && !self.finished.load(Ordering::Relaxed);
+        let claimed = self.claimed.get().is_some() && !self.finished.load(Ordering::Relaxed);
         !claimed
-            && self.giving.load(Ordering::Relaxed) == 0
-            && state.used.is_some_and(|used| now.saturating_duration_since(used) >= time)
+            && state.given.is_empty()
+            && now.saturating_duration_since(state.used) >= time
             && !state.pieces.values().any(|piece| matches!(piece, Piece::Coming(_)))
     }
 
     /// When it was used last.
-    pub fn used(&self) -> Option<Instant> {
+    pub fn used(&self) -> Instant {
         self.state().used
     }
 

@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -19,7 +18,6 @@ use super::gathering::{Gathering, Piece, Trouble};
 use super::swarm::Swarm;
 use super::wire::{Frame, Query};
 use crate::health::Reason;
-use crate::members::NodeId;
 use crate::placement::{PIECE, piece_count, piece_of, piece_range};
 
 /// How many bytes are read at a time.
@@ -120,8 +118,8 @@ impl Source for Peers {
             return;
         }
         gathering.sever();
-        let givers: BTreeSet<NodeId> = gathering.givers().into_values().flatten().collect();
-        match (givers.len(), givers.first()) {
+        let givers = gathering.givers();
+        match (givers.len(), givers.keys().next()) {
             (1, Some(liar)) => {
                 self.0.pass_over(liar, Reason::Lying, &format_args!("it gave wrong bytes of {digest}"));
             }
@@ -281,20 +279,12 @@ async fn find_liars(swarm: &Arc<Swarm>, gathering: &Arc<Gathering>) {
         }
     }
     let Some(blob) = right else { return };
-    let mut given: Vec<(NodeId, Vec<u64>)> = Vec::new();
-    let givers = gathering.givers().into_iter();
-    for (piece, giver) in givers.flat_map(|(piece, givers)| givers.into_iter().map(move |giver| (piece, giver))) {
-        match given.iter_mut().find(|(id, _)| *id == giver) {
-            Some((_, pieces)) => pieces.push(piece),
-            None => given.push((giver, vec![piece])),
-        }
-    }
+    let Some(name) = gathering.name() else { return };
     let placement = swarm.members.placement();
-    for (id, pieces) in given {
+    for (id, pieces) in gathering.givers() {
         let Some(member) = placement.get(&id) else { continue };
         for &piece in pieces.iter().take(SAMPLES) {
-            let Some(name) = gathering.name() else { return };
-            let query = Query { name, digest, piece, from: 0, hops: 0, below: 0, insist: true };
+            let query = Query { name: name.clone(), digest, piece, from: 0, hops: 0, below: 0, insist: true };
             let Ok(Answer::Frames(mut reading)) = swarm.client.ask(member, &query).await else { continue };
             let mut at = piece * PIECE;
             while let Ok(Some(frame)) = reading.next().await {
