@@ -12,6 +12,7 @@
 mod access;
 mod blobs;
 mod blocking;
+mod bucket;
 mod credential;
 mod documents;
 mod engine;
@@ -26,6 +27,7 @@ mod source;
 mod store;
 mod tags;
 
+pub use bucket::Bucket;
 pub use credential::{Authority, Credential};
 pub use engine::{Engine, EngineSettings};
 pub use fill::{FillReader, Filling, HELD_BACK};

@@ -4,14 +4,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cache::{FailureKind, SourceError};
+use cache::{Bucket, FailureKind, SourceError};
 use futures_util::{Stream, StreamExt as _};
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use crate::failure::{self, Failure};
-use crate::limit::Bucket;
 use crate::metrics::UpstreamMetrics;
 use crate::settings::MinimumRate;
 
