@@ -1,20 +1,19 @@
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod batch;
+mod beyond;
+mod node;
 
-use bytes::Bytes;
-use cache::{Ask, Authority, FailureKind, Rules, Source, SourceError, SourceKind};
-use futures_util::StreamExt;
-use http::StatusCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cache::Authority;
 use oci::Name;
 use tokio::sync::watch;
 
-use super::client::{Answer, Lost, Reading};
 use super::gathering::{Flow, Gathering, Trouble};
 use super::swarm::Swarm;
-use super::wire::{DEEPEST, Frame, No, Query};
-use crate::health::Reason;
 use crate::members::{Member, NodeId};
-use crate::placement::{PIECE, Placement};
+use crate::placement::Placement;
+use batch::Batch;
 
 /// How many homes are tried in vain before the sources beyond the nodes.
 const HOMES: usize = 2;
@@ -24,13 +23,6 @@ const HOLDERS: usize = 4;
 const NEIGHBOURS: usize = 3;
 /// How many nodes are asked whether they have a piece, where nobody else can give it.
 const ANYBODY: usize = 16;
-/// A node that gives less than this, in bytes per second, may be slow.
-const SLOW: f64 = 128.0 * 1024.0;
-/// So many bytes are written at once, or what comes in so much time: many slow streams cost no more than a few fast ones.
-const BATCH: usize = 128 * 1024;
-const LINGER: Duration = Duration::from_millis(50);
-/// How long a node is looked at before it counts as slow.
-const WATCHED: Duration = Duration::from_secs(2);
 
 /// For whom a piece is fetched.
 #[derive(Clone, Debug)]
@@ -244,251 +236,6 @@ impl Fetch {
         }
     }
 
-    /// Puts one question to one node.
-    async fn put(&mut self, member: &Member, hops: u8, insist: bool) -> Result<Put, Trouble> {
-        let below = match (hops, self.depth) {
-            (_, Some(depth)) => depth,
-            (0, None) if self.errand.hops < 3 => 2,
-            _ => DEEPEST,
-        };
-        let query = Query {
-            name: self.errand.name.clone(),
-            digest: self.gathering.digest,
-            piece: self.piece,
-            from: self.got,
-            hops,
-            below,
-            insist,
-        };
-        let swarm = self.swarm.clone();
-        let tried = match swarm.client.ask(member, &query).await {
-            Err(lost) => {
-                swarm.pass_over(&member.id, Reason::Dead, &lost);
-                Tried::Failed
-            }
-            Ok(Answer::Holders(holders)) => {
-                swarm.health.succeeded(&member.id);
-                return Ok(Put::Holders(holders));
-            }
-            Ok(Answer::Nothing(status)) => {
-                let tried = match status {
-                    StatusCode::FORBIDDEN => Tried::Private,
-                    StatusCode::NOT_FOUND | StatusCode::LOOP_DETECTED => Tried::Absent,
-                    other => {
-                        swarm.pass_over(&member.id, Reason::Dead, &format_args!("it answers {other}"));
-                        return Ok(Put::Tried(Tried::Failed));
-                    }
-                };
-                swarm.health.succeeded(&member.id);
-                tried
-            }
-            Ok(Answer::Frames(reading)) => {
-                let before = self.got;
-                let mut holders = Vec::new();
-                let tried = self.read(member, reading, &mut holders).await?;
-                if !holders.is_empty() {
-                    swarm.health.succeeded(&member.id);
-                    return Ok(Put::Holders(holders));
-                }
-                let came = self.got - before;
-                if came > 0 {
-                    swarm.metrics.received(SourceKind::Peer.as_str(), came);
-                    self.gathering.gave(self.piece, &member.id);
-                }
-                if let Tried::Done = tried {
-                    swarm.metrics.came(SourceKind::Peer.as_str());
-                    swarm.health.succeeded(&member.id);
-                }
-                tried
-            }
-        };
-        Ok(Put::Tried(tried))
-    }
-
-    /// Takes what a node gives into the file.
-    async fn read(
-        &mut self,
-        member: &Member,
-        mut reading: Reading,
-        holders: &mut Vec<NodeId>,
-    ) -> Result<Tried, Trouble> {
-        let swarm = self.swarm.clone();
-        let dead = |lost: &Lost| {
-            swarm.pass_over(&member.id, Reason::Dead, lost);
-            Ok(Tried::Failed)
-        };
-        let (mut since, mut bytes_then, mut beats_then) = (Instant::now(), self.got, 0);
-        let mut started = false;
-        let mut batch = Batch::default();
-        loop {
-            let frame = match batch.or(reading.next()).await {
-                Next::Due => {
-                    self.take_paced(&mut batch).await?;
-                    continue;
-                }
-                Next::Came(Err(lost)) => {
-                    self.take_paced(&mut batch).await?;
-                    return dead(&lost);
-                }
-                Next::Came(Ok(frame)) => frame,
-            };
-            match frame {
-                None => {
-                    self.take_paced(&mut batch).await?;
-                    let whole = started && self.gathering.length(self.piece) == Some(self.got);
-                    // It ends in the middle where what it waited for ended, which is no fault of its own.
-                    return Ok(if whole { Tried::Done } else { Tried::Failed });
-                }
-                Some(Frame::Beat) => {}
-                Some(Frame::No(No::Private)) => return Ok(Tried::Private),
-                Some(Frame::No(No::Absent)) => return Ok(Tried::Absent),
-                Some(Frame::Elsewhere(others)) => {
-                    *holders = others;
-                    return Ok(Tried::Absent);
-                }
-                Some(Frame::Start { size, depth }) => {
-                    if self.depth.is_some_and(|mine| depth >= mine) || depth >= DEEPEST {
-                        return Ok(Tried::Absent);
-                    }
-                    match self.gathering.place(&*swarm.store, size, Some(&member.id)).await {
-                        Err(error) => return Err(Trouble::Store(error)),
-                        // One of two lies about the length; the digest will tell.
-                        Ok(Err(_)) => return Ok(Tried::Failed),
-                        Ok(Ok(())) => {}
-                    }
-                    if self.gathering.length(self.piece).is_none() {
-                        return Ok(Tried::Failed);
-                    }
-                    self.flows(depth + 1);
-                    started = true;
-                }
-                Some(Frame::Bytes(bytes)) => {
-                    let length = self.gathering.length(self.piece).filter(|_| started);
-                    let end = self.got + (batch.length + bytes.len()) as u64;
-                    if length.is_none_or(|length| end > length) {
-                        swarm.pass_over(&member.id, Reason::Lying, &"it sends more than the piece has");
-                        return Ok(Tried::Failed);
-                    }
-                    batch.push(bytes);
-                    // The first bytes are waited for.
-                    if batch.length >= BATCH || self.got == 0 || length == Some(end) {
-                        self.take_paced(&mut batch).await?;
-                    }
-                }
-            }
-            let watched = since.elapsed();
-            if watched >= WATCHED {
-                let rate = (self.got - bytes_then) as f64 / watched.as_secs_f64();
-                let waits = reading.beats > beats_then || swarm.download.is_some();
-                let left = self.gathering.length(self.piece).unwrap_or(0).saturating_sub(self.got);
-                if !waits && rate < SLOW && left > PIECE / 32 {
-                    if swarm.meter.is_idle(Instant::now()) {
-                        swarm.pass_over(&member.id, Reason::Slow, &format_args!("{rate:.0} bytes per second"));
-                        return Ok(Tried::Failed);
-                    }
-                    if !swarm.meter.is_busy(Instant::now()) && !self.slow {
-                        self.slow = true;
-                        return Ok(Tried::Slow);
-                    }
-                }
-                (since, bytes_then, beats_then) = (Instant::now(), self.got, reading.beats);
-            }
-        }
-    }
-
-    /// Takes the piece from the sources beyond the nodes, in order.
-    async fn beyond(&mut self) -> Result<(), Trouble> {
-        let name = self.errand.name.clone();
-        let upstream = self.swarm.upstreams.find(&name.registry).map_err(|_| Trouble::Other("not cached here"))?;
-        let authority = self.errand.own.clone().unwrap_or_else(|| common_right(&upstream.rules));
-        let ask = Ask { name: name.clone(), authority };
-        let mut trouble = Trouble::Other("no source beyond the nodes");
-        // Whoever waits for this node waits for nobody else from here on.
-        self.waits(0);
-        self.flows(1);
-        for source in upstream.sources.iter().filter(|source| source.kind() != SourceKind::Peer) {
-            // Once more from where it stopped.
-            for _ in 0..2 {
-                let before = self.got;
-                match self.take_from(&**source, &ask).await {
-                    Ok(()) => return Ok(()),
-                    Err(failed @ (Trouble::Store(_) | Trouble::Other(_))) => return Err(failed),
-                    Err(failed) => trouble = failed,
-                }
-                if self.got == before {
-                    break;
-                }
-            }
-            if matches!(&trouble, Trouble::Source(error) if error.is_final(&**source)) {
-                break;
-            }
-        }
-        if let Trouble::Source(error) = &trouble
-            && self.errand.own.is_none()
-            && matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied | FailureKind::NotFound)
-        {
-            self.swarm.note_private(&name, &self.gathering.digest);
-            return Err(Trouble::Private);
-        }
-        Err(trouble)
-    }
-
-    async fn take_from(&mut self, source: &dyn Source, ask: &Ask) -> Result<(), Trouble> {
-        let from = self.piece * PIECE + self.got;
-        let end = (self.piece + 1) * PIECE;
-        let until = self.gathering.size().map_or(end, |size| size.min(end));
-        let invalid = |reason: &str| Trouble::Source(SourceError::new(FailureKind::Invalid, source.label(), reason));
-        let body = source.blob(ask, &self.gathering.digest, from, Some(until)).await.map_err(Trouble::Source)?;
-        let size = body.size.ok_or_else(|| invalid("it does not tell the blob's length"))?;
-        if body.offset != from {
-            return Err(invalid("it does not give a part of a blob"));
-        }
-        match self.gathering.place(&*self.swarm.store, size, None).await.map_err(Trouble::Store)? {
-            Ok(()) => {}
-            Err(liar) => {
-                if let Some(liar) = liar {
-                    self.swarm.pass_over(&liar, Reason::Lying, &"it told another length of the blob");
-                }
-                self.swarm.forget(&self.gathering);
-                return Err(Trouble::Other("the blob's length was wrong"));
-            }
-        }
-        let length = self.gathering.length(self.piece).ok_or_else(|| invalid("the blob has no such piece"))?;
-        let mut stream = body.stream;
-        let kind = source.kind().as_str();
-        let mut batch = Batch::default();
-        let before = self.got;
-        let ended = loop {
-            if self.got + batch.length as u64 == length {
-                break None;
-            }
-            match batch.or(stream.next()).await {
-                Next::Due => self.take(&mut batch).await?,
-                Next::Came(Some(Ok(mut bytes))) => {
-                    // A source may send more than it was asked for.
-                    bytes.truncate((length - self.got) as usize - batch.length);
-                    batch.push(bytes);
-                    if batch.length >= BATCH || self.got == 0 {
-                        self.take(&mut batch).await?;
-                    }
-                }
-                Next::Came(Some(Err(error))) => break Some(error),
-                Next::Came(None) => {
-                    break Some(SourceError::new(FailureKind::Unavailable, source.label(), "the body ended too early"));
-                }
-            }
-        };
-        self.take(&mut batch).await?;
-        self.swarm.metrics.received(kind, self.got - before);
-        match ended {
-            Some(error) => Err(Trouble::Source(error)),
-            None => {
-                self.swarm.metrics.came(kind);
-                Ok(())
-            }
-        }
-    }
-
     /// Says how many nodes are between this one and the origin, once: others rely on it.
     fn flows(&mut self, depth: u8) {
         if self.depth.is_none() {
@@ -499,14 +246,6 @@ impl Fetch {
 
     fn waits(&self, level: u8) {
         self.flow.send_modify(|flow| flow.level = level);
-    }
-
-    /// As [`take`](Fetch::take), at the pace at which nodes may give.
-    async fn take_paced(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
-        if let Some(pace) = self.swarm.clone().download.as_ref() {
-            pace.turn(batch.length).await;
-        }
-        self.take(batch).await
     }
 
     /// Writes what came, and lets others have it.
@@ -530,45 +269,6 @@ impl Drop for Fetch {
     fn drop(&mut self) {
         if !self.ended {
             self.end(Err(Trouble::Other("the program is ending")));
-        }
-    }
-}
-
-/// With whose right a piece is fetched for others: what the origin gives to everybody, or the administrator.
-fn common_right(rules: &Rules) -> Authority {
-    if rules.shared && rules.own_credential { Authority::Own } else { Authority::Anonymous }
-}
-
-/// Bytes that are to be written together.
-#[derive(Default)]
-struct Batch {
-    parts: Vec<Bytes>,
-    length: usize,
-    /// When they are written though they are few.
-    due: Option<tokio::time::Instant>,
-}
-
-/// What comes first: more bytes, or the time to write those that are there.
-enum Next<T> {
-    Came(T),
-    Due,
-}
-
-impl Batch {
-    fn push(&mut self, bytes: Bytes) {
-        self.due.get_or_insert_with(|| tokio::time::Instant::now() + LINGER);
-        self.length += bytes.len();
-        self.parts.push(bytes);
-    }
-
-    /// Waits for more, unless those that are there are due. `more` must be cancellation-safe.
-    async fn or<T>(&self, more: impl Future<Output = T>) -> Next<T> {
-        match self.due {
-            None => Next::Came(more.await),
-            Some(due) => match tokio::time::timeout_at(due, more).await {
-                Ok(came) => Next::Came(came),
-                Err(_) => Next::Due,
-            },
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! source.rs     a pull of this node: pieces fetched ahead, read in order
-//! fetch.rs      one piece: its home in the zone, the cluster's home, whoever has it, the sources beyond the nodes
+//! fetch.rs      one piece: its home in the zone, the cluster's home, whoever has it (fetch/node.rs), the sources beyond the
+//!               nodes (fetch/beyond.rs)
 //! client.rs     a question to a node        wire.rs    what is said      pulse.rs   whether it is still alive
 //! server.rs     questions of other nodes
 //! meter.rs      how much comes in from all of them
