@@ -13,8 +13,8 @@ const BUFFER: usize = 256 << 10;
 pub(crate) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// One connection, kept alive.
-pub(crate) struct Client {
-    stream: TcpStream,
+pub(crate) struct Client<S = TcpStream> {
+    stream: S,
     buffer: Vec<u8>,
 }
 
@@ -30,18 +30,35 @@ impl Client {
         let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        Ok(Client { stream, buffer: vec![0; BUFFER] })
+        Ok(Client::over(stream))
     }
 
     /// The same connection, to shut it down from elsewhere.
     pub(crate) fn handle(&self) -> Result<TcpStream> {
         Ok(self.stream.try_clone()?)
     }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// A connection that is there.
+    pub(crate) fn over(stream: S) -> Client<S> {
+        Client { stream, buffer: vec![0; BUFFER] }
+    }
+
+    /// Takes a whole answer, and forgets it; anything but 200 is an error.
+    pub(crate) fn take(&mut self, path: &str) -> Result<Taken> {
+        let taken = self.get(path, |_| true)?;
+        if taken.status != 200 {
+            bail!("{path} gives {}", taken.status);
+        }
+        Ok(taken)
+    }
 
     /// Takes a whole answer. `each` gets each stretch of the body and says whether to go on.
     pub(crate) fn get(&mut self, path: &str, mut each: impl FnMut(&[u8]) -> bool) -> Result<Taken> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: bench.test\r\nAccept: {ACCEPT}\r\n\r\n");
         self.stream.write_all(request.as_bytes())?;
+        self.stream.flush()?;
         let (head, mut filled) = self.head()?;
         let text = String::from_utf8_lossy(&self.buffer[..head]).to_ascii_lowercase();
         let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no status line")?;
@@ -88,9 +105,5 @@ impl Client {
 
 /// Takes one answer on a new connection; anything but 200 is an error.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Result<Taken> {
-    let taken = Client::connect(address)?.get(path, |_| true)?;
-    if taken.status != 200 {
-        bail!("{path} of {address} gives {}", taken.status);
-    }
-    Ok(taken)
+    Client::connect(address)?.take(path).with_context(|| address.to_string())
 }

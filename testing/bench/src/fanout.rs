@@ -1,26 +1,23 @@
 //! Nodes that want the same image at once: `larder node` on machines with capped links, beside direct transfers.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use peers::{Leaf, Role};
+use nodes::{await_ready, member, metric};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde::Serialize;
-use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Machine, Rate, Written, wait_for, with_cluster};
+use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Machine, Other, Rate, Written, wait_for, with_cluster};
 
+use crate::client::{Client, Taken};
 use crate::figure::spread;
 use crate::{machine, plot, report, server};
 
-const MIRROR: &str = "127.0.0.1:7439";
-const ADMIN: &str = "127.0.0.1:7441";
-const PATIENCE: Duration = Duration::from_secs(60);
 /// A transfer that takes so long hangs.
 const HANGS: Duration = Duration::from_secs(120);
 
@@ -106,11 +103,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         let certificates = crate::folder().join("fanout-certificates");
         let _ = fs::remove_dir_all(&certificates);
         fs::create_dir_all(&certificates)?;
-        let day = Duration::from_secs(24 * 3600);
-        let leaves = (1..=most).map(|n| Leaf { name: format!("m{n}"), role: Role::Node }).collect();
-        let request =
-            peers::Request { dir: certificates.clone(), leaves, validity: day, ca_validity: day, force: false };
-        peers::mint(&request, SystemTime::now())?;
+        nodes::certify(&certificates, cluster.others().iter().map(|other| other.machine().name()))?;
         let origin = cluster.origin("docker.io")?;
         let size = arguments.size * 1_000_000;
         let one = origin.push("library/one:1", &Image::empty().layer(Layer::random(size)))?;
@@ -201,7 +194,7 @@ impl Lab<'_> {
                 if kill {
                     let first = self.cluster.others()[0].machine();
                     wait_for("half of it is there", HANGS, || {
-                        Ok((metric(first, "larder_peer_received_bytes_total")? >= half as f64).then_some(()))
+                        Ok((metric(first, "larder_peer_received_bytes_total", &[])? >= half as f64).then_some(()))
                     })?;
                     self.cluster.others()[3].machine().process("larder")?.kill()?;
                 }
@@ -223,9 +216,8 @@ impl Lab<'_> {
     fn memory(&mut self, image: &Written) -> Result<Vec<Row>> {
         self.run += 1;
         let first = self.cluster.others()[0].machine();
-        let more =
-            (2..=100).map(|n| format!("[[node.peers.members]]\nname = \"x{n}\"\naddress = \"10.9.0.{n}:7440\"\n"));
-        let me = format!("[[node.peers.members]]\nname = \"m1\"\naddress = \"{}:7440\"\n", first.address());
+        let me = member(first.name(), &first.address().to_string(), "");
+        let more = (2..=100).map(|n| member(&format!("x{n}"), &format!("10.9.0.{n}"), ""));
         self.launch(0, &(me + &more.collect::<String>()))?;
         await_ready(first)?;
         let agent = first.process("larder")?;
@@ -341,25 +333,19 @@ impl Lab<'_> {
     /// Starts agents with empty stores on the first machines, all of which know each other.
     fn start(&mut self, nodes: usize, zone: &dyn Fn(usize) -> &'static str) -> Result<()> {
         self.run += 1;
-        let mut members = String::new();
-        for (number, other) in self.cluster.others()[..nodes].iter().enumerate() {
-            let (name, address, zone) = (other.machine().name(), other.machine().address(), zone(number));
-            members.push_str(&format!(
-                "[[node.peers.members]]\nname = {name:?}\naddress = \"{address}:7440\"\nzone = {zone:?}\n"
-            ));
-        }
+        let one = |(number, other): (usize, &Other)| {
+            let machine = other.machine();
+            member(machine.name(), &machine.address().to_string(), zone(number))
+        };
+        let members: String = self.cluster.others()[..nodes].iter().enumerate().map(one).collect();
         (0..nodes).try_for_each(|number| self.launch(number, &members))?;
         self.cluster.others()[..nodes].iter().try_for_each(|other| await_ready(other.machine()))
     }
 
     fn launch(&self, number: usize, members: &str) -> Result<()> {
         let machine = self.cluster.others()[number].machine();
-        for file in ["tls.crt", "tls.key", "ca.crt"] {
-            let text = fs::read_to_string(self.certificates.join(machine.name()).join(file))?;
-            machine.write(format!("/etc/larder/peers/{file}"), &text)?;
-        }
-        let config = format!("[node]\nhosts = false\n[node.peers]\nname = {:?}\n{members}", machine.name());
-        machine.write("/etc/larder/larder.toml", &config)?;
+        let peering = nodes::peering(machine, &self.certificates, members)?;
+        machine.write("/etc/larder/larder.toml", &format!("[node]\nhosts = false\n{peering}"))?;
         let store = format!("/var/lib/larder/{}", self.run);
         let launch = Launch::new(&self.larder).args(["node", "--log", "warn", "--store", &store]);
         machine.spawn("larder", launch).map(drop)
@@ -456,37 +442,12 @@ fn bare(path: &str) -> String {
     path.split('?').next().unwrap_or_default().to_owned()
 }
 
-fn await_ready(machine: &Machine) -> Result<()> {
-    wait_for("larder is ready", PATIENCE, || {
-        let ready = machine.in_network(|| take_from(ADMIN, "/readyz"))?;
-        Ok(ready.is_ok().then_some(()))
-    })
-    .with_context(|| format!("on {}", machine.name()))
-}
-
-/// The sum of a metric's samples.
-fn metric(machine: &Machine, name: &str) -> Result<f64> {
-    let text = machine.in_network(|| take_from(ADMIN, "/metrics"))??;
-    let samples = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit_once(' '));
-    Ok(samples.filter_map(|(_, value)| value.parse::<f64>().ok()).sum())
-}
-
-fn take_from(address: &str, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    ensure!(answer.starts_with("HTTP/1.1 200 "), "{path}: {}", answer.lines().next().unwrap_or_default());
-    Ok(answer)
-}
-
-/// Takes a blob to nowhere; gives its length. With an authority's certificate, over TLS.
-fn take(address: Ipv4Addr, port: u16, path: &str, authority: Option<&[u8]>) -> Result<u64> {
+/// Takes a blob to nowhere. With an authority's certificate, over TLS.
+fn take(address: Ipv4Addr, port: u16, path: &str, authority: Option<&[u8]>) -> Result<Taken> {
     let stream = TcpStream::connect((address, port))?;
     stream.set_read_timeout(Some(HANGS))?;
     match authority {
-        None => receive(stream, MIRROR, path),
+        None => Client::over(stream).take(path),
         Some(authority) => {
             let mut roots = rustls::RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(authority) {
@@ -499,35 +460,9 @@ fn take(address: Ipv4Addr, port: u16, path: &str, authority: Option<&[u8]>) -> R
                 .with_no_client_auth();
             let host = "registry-1.docker.io";
             let connection = rustls::ClientConnection::new(Arc::new(config), ServerName::try_from(host)?)?;
-            receive(rustls::StreamOwned::new(connection, stream), host, path)
+            Client::over(rustls::StreamOwned::new(connection, stream)).take(path)
         }
     }
-}
-
-fn receive(mut stream: impl Read + Write, host: &str, path: &str) -> Result<u64> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench\r\n\r\n")?;
-    stream.flush()?;
-    let mut buffer = vec![0; 256 * 1024];
-    let mut filled = 0;
-    let end = loop {
-        let read = stream.read(&mut buffer[filled..])?;
-        ensure!(read > 0, "the connection ended before the head");
-        filled += read;
-        if let Some(end) = buffer[..filled].windows(4).position(|four| four == b"\r\n\r\n") {
-            break end + 4;
-        }
-    };
-    let head = String::from_utf8_lossy(&buffer[..end]).to_ascii_lowercase();
-    ensure!(head.starts_with("http/1.1 200 "), "{path}: {}", head.lines().next().unwrap_or_default());
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-    let length: u64 = length.context("there is no length")?.trim().parse()?;
-    let mut got = (filled - end) as u64;
-    while got < length {
-        let read = stream.read(&mut buffer)?;
-        ensure!(read > 0, "{path}: ended after {got} of {length} bytes");
-        got += read as u64;
-    }
-    Ok(got)
 }
 
 fn table(pulls: &[Pull], rows: &[Row], arguments: &Arguments) -> String {

@@ -120,15 +120,23 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// It does not answer.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
-        let text = String::from_utf8(ask(self.node.machine(), ADMIN, "/metrics")?)?;
-        let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            let (found, rest) = series.split_once('{').unwrap_or((series, ""));
-            let all = labels.iter().all(|(label, value)| rest.contains(&format!("{label}=\"{value}\"")));
-            (found == name && all).then(|| value.parse::<f64>().ok())?
-        });
-        Ok(samples.sum())
+        metric(self.node.machine(), name, labels)
     }
+}
+
+/// The sum of a metric's samples on a machine that have all of `labels`; 0 if there is none.
+///
+/// # Errors
+/// Its larder does not answer.
+pub fn metric(machine: &Machine, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+    let text = String::from_utf8(ask(machine, ADMIN, "/metrics")?)?;
+    let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+        let all = labels.iter().all(|(label, value)| rest.contains(&format!("{label}=\"{value}\"")));
+        (found == name && all).then(|| value.parse::<f64>().ok())?
+    });
+    Ok(samples.sum())
 }
 
 /// The body of what the machine's larder answers with 200.
@@ -149,7 +157,11 @@ fn ask(machine: &Machine, address: &str, path: &str) -> Result<Vec<u8>> {
     Ok(answer[end + 4..].to_vec())
 }
 
-fn await_ready(machine: &Machine) -> Result<()> {
+/// Waits until the larder of a machine is ready.
+///
+/// # Errors
+/// It does not become so.
+pub fn await_ready(machine: &Machine) -> Result<()> {
     wait_for("larder is ready", PATIENCE, || Ok(ask(machine, ADMIN, "/readyz").ok()))
         .map(drop)
         .with_context(|| format!("on {}", machine.name()))

@@ -1,39 +1,25 @@
 //! Nodes that share what they pull: the origin sends once, and nothing that happens to a node keeps another from pulling.
 
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodes::{Agent, Registry};
-use peers::{Leaf, Role};
 use testbed::{Cluster, ClusterSpec, Image, Layer, Node, NodeSpec, Rate, Written, wait_for, with_cluster};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const MIB: u64 = 1 << 20;
 
-/// Makes certificates for all nodes and starts their agents, which know each other; `more` is put into `[node]`.
+/// Starts the agents of all nodes, which know each other; `more` is put into `[node]`.
 fn start<'a>(cluster: &'a Cluster, more: &str) -> Result<Vec<Agent<'a>>> {
-    let authority = tempfile::tempdir()?;
-    let nodes = cluster.nodes();
-    let leaves = nodes.iter().map(|node| Leaf { name: node.name().to_owned(), role: Role::Node }).collect();
-    let day = Duration::from_secs(24 * 3600);
-    let request =
-        peers::Request { dir: authority.path().into(), leaves, validity: day, ca_validity: day, force: false };
-    peers::mint(&request, SystemTime::now())?;
-    nodes.iter().map(|node| start_one(node, nodes, authority.path(), more)).collect()
-}
-
-fn start_one<'a>(node: &'a Node, nodes: &[Node], authority: &Path, more: &str) -> Result<Agent<'a>> {
-    for file in ["tls.crt", "tls.key", "ca.crt"] {
-        let text = std::fs::read_to_string(authority.join(node.name()).join(file))?;
-        node.machine().write(format!("/etc/larder/peers/{file}"), &text)?;
-    }
-    let mut config = format!("[node]\n{more}\n[node.peers]\nname = {:?}\n", node.name());
-    for other in nodes {
-        let address = format!("{}:7440", other.machine().address());
-        config.push_str(&format!("[[node.peers.members]]\nname = {:?}\naddress = {address:?}\n", other.name()));
-    }
-    Agent::start(node, &config)
+    let (authority, nodes) = (tempfile::tempdir()?, cluster.nodes());
+    nodes::certify(authority.path(), nodes.iter().map(Node::name))?;
+    let one = |node: &Node| nodes::member(node.name(), &node.machine().address().to_string(), "");
+    let members: String = nodes.iter().map(one).collect();
+    let start = |node| {
+        let peering = nodes::peering(Node::machine(node), authority.path(), &members)?;
+        Agent::start(node, &format!("[node]\n{more}\n{peering}"))
+    };
+    nodes.iter().map(start).collect()
 }
 
 /// How many bytes of an image's layers the origin sent, in layers.
