@@ -16,7 +16,7 @@ use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Machine, Other, Rate, 
 
 use crate::client::{Client, Taken};
 use crate::figure::spread;
-use crate::{machine, plot, report, server};
+use crate::{machine, plot, report, server, timeline};
 
 /// A transfer that takes so long hangs.
 const HANGS: Duration = Duration::from_secs(120);
@@ -279,7 +279,7 @@ impl Lab<'_> {
             self.count_zones(nodes, &zone)?;
         }
         let before = self.before(nodes)?;
-        let took = self.take_all(nodes, name, image)?;
+        let took = timeline::beside(self.cluster, nodes, || self.take_all(nodes, name, image))?;
         let what = if zoned { "zones" } else { "larder" };
         let mut pull = self.pull(what, nodes, image, Some(ideal), before, &took)?;
         if zoned {

@@ -17,6 +17,7 @@ mod plot;
 mod process;
 mod report;
 mod server;
+mod timeline;
 mod wrk;
 
 /// Measures larder beside other registries, and the testbed.

@@ -1,5 +1,5 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,8 @@ use tokio::sync::{OnceCell, watch};
 use crate::members::NodeId;
 use crate::placement::{PIECE, piece_range};
 
-/// How much more than it has got a node gives before others are asked to, in bytes.
-const SLACK: u64 = 4 * PIECE;
 /// How many of those who took a piece are remembered.
-const TAKERS: usize = 8;
+const TAKERS: usize = 16;
 
 /// Why a piece did not come.
 #[derive(Clone, Debug)]
@@ -62,8 +60,6 @@ pub(super) struct Gathering {
     claimed: OnceLock<Name>,
     /// The fill has all of it.
     finished: AtomicBool,
-    /// Bytes given to others.
-    sent: AtomicU64,
 }
 
 /// Where the bytes are.
@@ -100,7 +96,6 @@ impl Gathering {
             severed: RwLock::new(false),
             claimed: OnceLock::new(),
             finished: AtomicBool::new(false),
-            sent: AtomicU64::new(0),
         }
     }
 
@@ -196,6 +191,22 @@ impl Gathering {
         found
     }
 
+    /// Sends a node to the end of one of the lines in which a piece goes from node to node: whom it is to ask, and whom
+    /// else, last first. It becomes an end of the line itself, to which as many are sent as it may `give` the piece.
+    pub fn line_up(&self, piece: u64, asker: &NodeId, give: usize) -> Vec<NodeId> {
+        let mut state = self.state();
+        let Some(takers) = state.takers.get_mut(&piece) else { return Vec::new() };
+        takers.retain(|taker| taker != asker);
+        let Some(end) = takers.pop_front() else { return Vec::new() };
+        let mut named: Vec<NodeId> = takers.front().cloned().into_iter().collect();
+        named.push(end);
+        takers.extend(std::iter::repeat_n(asker.clone(), give));
+        while takers.len() > TAKERS {
+            takers.pop_front();
+        }
+        named
+    }
+
     /// Begins to give a piece.
     pub fn give(&self, piece: u64) {
         *self.state().given.entry(piece).or_default() += 1;
@@ -215,16 +226,6 @@ impl Gathering {
     /// How many answers with a piece are in progress.
     pub fn giving(&self, piece: u64) -> usize {
         self.state().given.get(&piece).copied().unwrap_or(0)
-    }
-
-    /// Bytes were given.
-    pub fn sent(&self, bytes: u64) {
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Whether this node has given more than it has got itself, so that it is the turn of others.
-    pub fn has_done_its_share(&self) -> bool {
-        self.sent.load(Ordering::Relaxed) > self.state().bytes + SLACK
     }
 
     /// Remembers who gave a piece, or a part of it.
@@ -286,5 +287,43 @@ impl Gathering {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_goes_from_node_to_node_in_lines_of_the_same_length() {
+        let gathering = Gathering::new(Digest::sha256(b"blob"));
+        let node = |number: usize| NodeId::from(format!("n{number}"));
+        assert!(gathering.line_up(0, &node(0), 1).is_empty(), "nobody takes it yet");
+        gathering.took(0, &node(1));
+        gathering.took(0, &node(2));
+        let mut depth = HashMap::from([(node(1), 1), (node(2), 1)]);
+        for number in 3..=10 {
+            let named = gathering.line_up(0, &node(number), 1);
+            let to_ask = named.last().expect("somebody is named");
+            let of_it = depth[to_ask];
+            depth.insert(node(number), of_it + 1);
+        }
+        assert_eq!(depth.values().max(), Some(&5));
+        let ends = [node(9), node(10)];
+        let again = gathering.line_up(0, &node(9), 1);
+        assert_eq!(again.last(), Some(&ends[1]), "nobody is sent to itself");
+    }
+
+    #[test]
+    fn lines_that_branch_are_short() {
+        let gathering = Gathering::new(Digest::sha256(b"blob"));
+        let node = |number: usize| NodeId::from(format!("n{number}"));
+        gathering.took(0, &node(0));
+        let mut asked: HashMap<NodeId, usize> = HashMap::new();
+        for number in 1..=1000 {
+            let named = gathering.line_up(0, &node(number), 2);
+            *asked.entry(named.last().expect("somebody is named").clone()).or_default() += 1;
+        }
+        assert!(asked.values().all(|count| *count <= 2), "{asked:?}");
     }
 }

@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -181,7 +180,7 @@ async fn answer(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Bod
     give_or_redirect(swarm, gathering, found, query, asker)
 }
 
-/// Gives a piece, or sends the asker to those who took it, if there is much to give already.
+/// Gives a piece, or sends the asker to the end of the line of those who take it, if it is given to enough already.
 fn give_or_redirect(
     swarm: &Arc<Swarm>,
     gathering: Arc<Gathering>,
@@ -190,9 +189,10 @@ fn give_or_redirect(
     asker: NodeId,
 ) -> Response<Body> {
     let piece = query.piece;
-    let enough = gathering.giving(piece) >= swarm.settings.fanout || swarm.is_busy() || gathering.has_done_its_share();
-    if enough && !query.insist {
-        let others = gathering.takers(piece, &asker);
+    let fanout = swarm.fanout();
+    let most = if query.hops == 0 { fanout.others } else { fanout.home };
+    if gathering.giving(piece) >= most && !query.insist {
+        let others = gathering.line_up(piece, &asker, fanout.others);
         if !others.is_empty() {
             return redirect(swarm, &others);
         }
@@ -267,7 +267,6 @@ struct Giving {
 
 impl Giving {
     fn new(swarm: &Arc<Swarm>, flow: watch::Receiver<Flow>, query: Query, asker: NodeId, start: Start) -> Giving {
-        swarm.uploads.fetch_add(1, Ordering::Relaxed);
         if let Start::Gathered(gathering) = &start {
             gathering.give(query.piece);
         }
@@ -390,16 +389,12 @@ impl Giving {
         };
         self.at += length as u64;
         self.swarm.metrics.sent(length as u64);
-        if let Start::Gathered(gathering) = &self.start {
-            gathering.sent(length as u64);
-        }
         Some(bytes)
     }
 }
 
 impl Drop for Giving {
     fn drop(&mut self) {
-        self.swarm.uploads.fetch_sub(1, Ordering::Relaxed);
         if let Start::Gathered(gathering) = &self.start {
             gathering.given(self.query.piece);
         }

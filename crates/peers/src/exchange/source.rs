@@ -1,5 +1,6 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -82,6 +83,7 @@ impl Source for Peers {
             return Err(self.error(FailureKind::Unavailable, "another fill of the blob is under way"));
         }
         let errand = Errand { name: ask.name.clone(), own: Some(ask.authority.clone()), hops: 3, asker: None };
+        swarm.pulls.fetch_add(1, Ordering::Relaxed);
         let mut own = Own {
             swarm: swarm.clone(),
             gathering: gathering.clone(),
@@ -224,17 +226,16 @@ impl Own {
         let Some(size) = self.gathering.size() else { return };
         let (swarm, gathering, errand) = (self.swarm.clone(), self.gathering.clone(), self.errand.clone());
         let mut reached = self.reached.subscribe();
-        let (parallel, ahead) = (swarm.settings.parallel.max(1), swarm.settings.ahead.max(1));
+        let ahead = swarm.settings.ahead.max(1);
         let mut next = piece_of(self.at);
         let count = piece_count(size);
         let task = async move {
             let mut coming = FuturesUnordered::new();
             loop {
                 let limit = count.min(reached.borrow_and_update().saturating_add(ahead));
-                while coming.len() < parallel && next < limit {
+                while coming.len() < swarm.parallel() && next < limit {
                     let (swarm, gathering, errand, piece) = (swarm.clone(), gathering.clone(), errand.clone(), next);
                     coming.push(async move {
-                        let _slot = swarm.slots.acquire().await;
                         if let Piece::Coming(mut flow) = swarm.ensure(&gathering, piece, &errand) {
                             let _ = flow.wait_for(|flow| flow.end.is_some()).await;
                         }
@@ -256,6 +257,7 @@ impl Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
+        self.swarm.pulls.fetch_sub(1, Ordering::Relaxed);
         if let Some(ahead) = &self.ahead {
             ahead.abort();
         }

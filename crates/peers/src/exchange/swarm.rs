@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cache::{Blob, Store, Upstreams};
 use moka::sync::Cache;
 use oci::{Digest, Name};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +22,8 @@ use crate::members::{Members, NodeId};
 
 /// How often what nobody uses any more is looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
+/// How many nodes of one zone a piece should go through, one after the other.
+const LINE: usize = 5;
 /// How many blobs' holders are remembered.
 const HELD: u64 = 4096;
 /// How many holders of one blob are remembered.
@@ -38,12 +40,8 @@ pub struct Settings {
     pub parallel: usize,
     /// How many pieces of a blob are fetched ahead of who reads it.
     pub ahead: u64,
-    /// How many pieces are fetched ahead at a time, of all blobs together.
+    /// How many pieces are fetched at a time, of all blobs together, which share them evenly; each has one at least.
     pub parallel_all: usize,
-    /// How many answers with one piece are in progress before askers are sent to others who have it too, or get it.
-    pub fanout: usize,
-    /// The same for answers with any piece.
-    pub uploads: usize,
     /// Bytes per second to all other nodes together.
     pub upload: Option<u64>,
     /// Bytes per second from all other nodes together.
@@ -59,15 +57,22 @@ impl Default for Settings {
         Settings {
             parallel: 8,
             ahead: 64,
-            parallel_all: 12,
-            fanout: 2,
-            uploads: 32,
+            parallel_all: 16,
             upload: None,
             download: None,
             keep: Duration::from_secs(120),
             keep_bytes: u64::MAX,
         }
     }
+}
+
+/// To how many nodes one piece is given at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fanout {
+    /// By its home.
+    pub home: usize,
+    /// By those who take it there.
+    pub others: usize,
 }
 
 /// A node that has a blob, or had it not long ago.
@@ -91,13 +96,12 @@ pub struct Swarm {
     pub(super) metrics: Metrics,
     pub(super) upload: Option<Pace>,
     pub(super) download: Option<Pace>,
-    /// Answers to others in progress.
-    pub(super) uploads: AtomicUsize,
     gatherings: Mutex<HashMap<Digest, Arc<Gathering>>>,
     holders: Cache<Digest, Vec<Holder>>,
     private: Cache<(Name, Digest), ()>,
     pub(super) meter: Arc<Meter>,
-    pub(super) slots: Arc<Semaphore>,
+    /// Own pulls in progress.
+    pub(super) pulls: AtomicUsize,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -117,7 +121,7 @@ impl Swarm {
         Arc::new(Swarm {
             client: Client::new(members.me().id.clone(), identity.clone(), meter.clone()),
             meter,
-            slots: Arc::new(Semaphore::new(settings.parallel_all.max(1))),
+            pulls: AtomicUsize::new(0),
             upload: settings.upload.map(Pace::new),
             download: settings.download.map(Pace::new),
             settings,
@@ -127,7 +131,6 @@ impl Swarm {
             store,
             upstreams,
             metrics,
-            uploads: AtomicUsize::new(0),
             gatherings: Mutex::default(),
             holders: Cache::new(HELD),
             private: Cache::builder().max_capacity(HELD).time_to_live(PRIVATE).build(),
@@ -282,9 +285,19 @@ impl Swarm {
         self.health.failed(id, reason, Instant::now());
     }
 
-    /// Whether so many answers are in progress that others should help.
-    pub(super) fn is_busy(&self) -> bool {
-        self.uploads.load(Ordering::Relaxed) >= self.settings.uploads
+    /// How many answers with one piece are in progress before askers are sent to others who get it.
+    ///
+    /// Nodes that want a blob at once share full links. Where each gives each piece on once, all give the same; a home, which gives
+    /// more, is that of few pieces. In a large cluster the lines would be long: there they branch.
+    pub(super) fn fanout(&self) -> Fanout {
+        let nodes = self.members.placement().zone(&self.members.zone()).len();
+        Fanout { home: (nodes / LINE).clamp(2, 6), others: if nodes <= 6 * (LINE + 2) { 1 } else { 2 } }
+    }
+
+    /// How many pieces of one blob are fetched at a time.
+    pub(super) fn parallel(&self) -> usize {
+        let share = self.settings.parallel_all / self.pulls.load(Ordering::Relaxed).max(1);
+        share.min(self.settings.parallel).max(1)
     }
 
     pub(super) fn cancel(&self) -> &CancellationToken {
