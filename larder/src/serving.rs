@@ -8,7 +8,7 @@ use anyhow::Context;
 use cache::{DiskStore, Engine, EngineSettings, StoreSettings, Upstreams};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as MetricsRegistry;
-use serve::{Admin, Mirror, ServeSettings, Server, TlsFiles};
+use serve::{Admin, Mirror, Port, ServeSettings, Server, TlsFiles};
 use tokio_util::sync::CancellationToken;
 use upstream::Directory;
 
@@ -73,6 +73,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let named = registry.sub_registry_with_prefix("larder");
     let (engine_metrics, serve_metrics) = (cache::Metrics::register(named), serve::Metrics::register(named));
 
+    // All that the start takes from others comes before the store, whose folder is made if it is not there.
+    let port = Port::take(config.listen).context("--listen")?;
+    let admin_port = match config.metrics {
+        Listener::On(address) => Some(Port::take(address).context("--metrics")?),
+        Listener::Off => None,
+    };
+    let peering = config.node.peers.as_ref().filter(|_| config.role == Role::Node);
+    let peering = match peering {
+        Some(peering) => Some((peering, Sharing::listen(peering).await?)),
+        None => None,
+    };
     let store = match shelf(&config) {
         Some(shelf) => DiskStore::open_beside(store_settings(&config.store), Arc::new(shelf)),
         None => DiskStore::open(store_settings(&config.store)),
@@ -81,20 +92,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let folder = store.root().to_owned();
     let store: Arc<dyn cache::Store> = Arc::new(store);
     let upstreams: Arc<dyn Upstreams> = Directory::new(config.upstream_settings()?, upstream_metrics)?;
-    let sharing = match &config.node.peers {
-        Some(peering) if config.role == Role::Node => {
-            Some(Sharing::start(peering, store.clone(), upstreams.clone(), named).await?)
+    let sharing = match peering {
+        Some((peering, listener)) => {
+            Some(Sharing::start(peering, listener, store.clone(), upstreams.clone(), named).await?)
         }
-        _ => None,
+        None => None,
     };
     let upstreams = sharing.as_ref().map_or(upstreams.clone(), |sharing| sharing.before(upstreams));
     let engine = Engine::start(store, upstreams, engine_settings(&config), engine_metrics);
-    let server = Server::bind(serve_settings(&config), engine.clone(), serve_metrics).await.context("--listen")?;
+    let server = Server::new(port, serve_settings(&config), engine.clone(), serve_metrics)?;
     let draining = Arc::new(AtomicBool::new(false));
-    let admin = match config.metrics {
-        Listener::On(address) => Some(bind_admin(address, registry, engine.clone(), draining.clone()).await?),
-        Listener::Off => None,
-    };
+    let admin = admin_port.map(|port| admin(port, registry, engine.clone(), draining.clone()));
 
     let clients = server.local_addr();
     let metrics = admin.as_ref().map(Admin::local_addr).map(tracing::field::display);
@@ -149,17 +157,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bind_admin(
-    address: SocketAddr,
-    registry: MetricsRegistry,
-    engine: Arc<Engine>,
-    draining: Arc<AtomicBool>,
-) -> anyhow::Result<Admin> {
+fn admin(port: Port, registry: MetricsRegistry, engine: Arc<Engine>, draining: Arc<AtomicBool>) -> Admin {
     let ready = move || match draining.load(Ordering::Relaxed) {
         true => Err("larder is ending".to_owned()),
         false => engine.ready(),
     };
-    Admin::bind(address, Arc::new(registry), ready).await.context("--metrics")
+    Admin::new(port, Arc::new(registry), ready)
 }
 
 /// What the container runtime of a node has itself.
@@ -207,7 +210,7 @@ fn serve_settings(config: &Config) -> ServeSettings {
         mirror: (config.role == Role::Node).then_some(Mirror { answer: config.node.answer }),
         login: config.access.login,
         limits: config.limits.clone(),
-        ..ServeSettings::new(config.listen)
+        ..ServeSettings::default()
     }
 }
 

@@ -156,5 +156,6 @@ fn a_taken_address_is_named() {
         let told = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{told}");
         assert!(told.contains(&format!("cannot listen on {address}")), "{told}");
+        assert!(!folder.path().join(store).exists(), "a start that fails leaves nothing behind");
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::server::{Error, listen};
+use crate::port::Port;
 
 /// Most connections at once: a scraper, two probes and a person.
 const CONNECTIONS: usize = 32;
@@ -38,14 +38,15 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Starts to listen. `ready` says why not, and is called at each `/readyz`; it must not block.
-    pub async fn bind(
-        addr: SocketAddr,
+    /// Answers those who come to `port` from [`Admin::run`] on. `ready` says why not, and is called at each `/readyz`; it must
+    /// not block.
+    pub fn new(
+        port: Port,
         registry: Arc<Registry>,
         ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
-    ) -> Result<Admin, Error> {
-        let (listener, addr) = listen(addr).map_err(|error| Error::Listen { addr, error })?;
-        Ok(Admin { listener, addr, registry, ready: Arc::new(ready) })
+    ) -> Admin {
+        let Port { listener, addr } = port;
+        Admin { listener, addr, registry, ready: Arc::new(ready) }
     }
 
     /// The address in use, with the port that the system chose.

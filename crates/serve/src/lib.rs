@@ -1,6 +1,7 @@
 //! The server side: the routes of the OCI distribution API over the engine, with zero-copy bodies.
 //!
 //! ```text
+//! Port (port.rs)            an address that is listened on
 //! Server (server.rs)        accepts, bounds, drains
 //!   Host (connection.rs)    one connection: hyper over PlainIo (zero_copy.rs) or TlsIo (tls.rs), with the deadlines of watch.rs
 //!     Client (service.rs)   one request: query.rs, authorization.rs, throttle.rs, range.rs → engine → answer.rs, failure.rs
@@ -18,6 +19,7 @@ mod content;
 mod drain;
 mod failure;
 mod metrics;
+mod port;
 mod query;
 mod range;
 mod server;
@@ -30,5 +32,6 @@ mod zero_copy;
 
 pub use admin::Admin;
 pub use metrics::Metrics;
+pub use port::Port;
 pub use server::{Error, Server};
 pub use settings::{Limits, Mirror, ServeSettings, TlsFiles};

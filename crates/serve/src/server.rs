@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::Host;
 use crate::metrics::Metrics;
+use crate::port::Port;
 use crate::service::Shared;
 use crate::settings::{Limits, ServeSettings};
 use crate::throttle::Throttle;
-
-/// How many connections the kernel keeps until they are accepted.
-const BACKLOG: u32 = 1024;
 
 /// How long to wait when there are no more file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -56,16 +54,21 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to listen; connections wait until [`Server::run`]. Reads the certificate.
-    pub async fn bind(settings: ServeSettings, engine: Arc<cache::Engine>, metrics: Metrics) -> Result<Server, Error> {
-        let ServeSettings { addr, tls, unqualified, mirror, login, realm, limits } = settings;
+    /// Answers those who come to `port` from [`Server::run`] on. Reads the certificate.
+    pub fn new(
+        port: Port,
+        settings: ServeSettings,
+        engine: Arc<cache::Engine>,
+        metrics: Metrics,
+    ) -> Result<Server, Error> {
+        let ServeSettings { tls, unqualified, mirror, login, realm, limits } = settings;
         let plain = realm.bytes().all(|c| (c == b' ' || c.is_ascii_graphic()) && c != b'"' && c != b'\\');
         let challenge = HeaderValue::try_from(format!("Basic realm=\"{realm}\", charset=\"UTF-8\""))
             .ok()
             .filter(|_| plain)
             .ok_or(Error::Realm)?;
         let tls = tls.as_ref().map(crate::tls::acceptor).transpose()?;
-        let (listener, addr) = listen(addr).map_err(|error| Error::Listen { addr, error })?;
+        let Port { listener, addr } = port;
         let throttle = Throttle::new(limits.refusals);
         let shared = Arc::new(Shared { engine, metrics, unqualified, mirror, login, challenge, throttle });
         Ok(Server { listener, addr, shared, limits, tls })
@@ -140,16 +143,6 @@ async fn freed(slots: &Arc<Semaphore>, host: &Host) -> OwnedSemaphorePermit {
             return slot.expect("the semaphore is never closed");
         }
     }
-}
-
-/// Listens with an address that an earlier process may have used a moment ago.
-pub(crate) fn listen(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    let listener = socket.listen(BACKLOG)?;
-    let addr = listener.local_addr()?;
-    Ok((listener, addr))
 }
 
 fn is_of_the_client(error: &io::Error) -> bool {

@@ -1,14 +1,11 @@
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use oci::Registry;
 
-/// How a [`Server`](crate::Server) listens.
+/// How a [`Server`](crate::Server) answers: by default over plain HTTP, with the usual limits.
 #[derive(Clone, Debug)]
 pub struct ServeSettings {
-    /// Where to listen. Port 0 takes a free one.
-    pub addr: SocketAddr,
     /// The certificate to show, or plain HTTP.
     pub tls: Option<TlsFiles>,
     /// The registry of names that have none, as Docker's `registry-mirrors` sends them.
@@ -30,11 +27,9 @@ pub struct Mirror {
     pub answer: Duration,
 }
 
-impl ServeSettings {
-    /// Plain HTTP on `addr`, with the usual limits.
-    pub fn new(addr: SocketAddr) -> ServeSettings {
+impl Default for ServeSettings {
+    fn default() -> ServeSettings {
         ServeSettings {
-            addr,
             tls: None,
             unqualified: None,
             mirror: None,

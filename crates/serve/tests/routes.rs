@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use cache::{DocumentQuery, FailureKind};
-use serve::Admin;
+use serve::{Admin, Port};
 use support::{Client, Fixture, noise};
 use tokio_util::sync::CancellationToken;
 
@@ -251,8 +251,8 @@ fn the_admin_port_tells_of_itself() {
     let (cancel, ill) = (CancellationToken::new(), CancellationToken::new());
     let is_ill = ill.clone();
     let ready = move || if is_ill.is_cancelled() { Err("the disk is gone".to_owned()) } else { Ok(()) };
-    let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), fixture.numbers.clone(), ready);
-    let admin = runtime.block_on(admin).unwrap();
+    let port = runtime.block_on(async { Port::take("127.0.0.1:0".parse().unwrap()) });
+    let admin = Admin::new(port.unwrap(), fixture.numbers.clone(), ready);
     let mut client = Client::new(admin.local_addr());
     let ended = runtime.spawn(admin.run(cancel.clone()));
     assert_eq!(client.get("/healthz", &[]).status, 200);

@@ -55,9 +55,8 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Starts to listen. Nodes wait until [`run`](Exchange::run).
-    pub async fn bind(address: SocketAddr, swarm: Arc<Swarm>) -> io::Result<Exchange> {
-        let listener = TcpListener::bind(address).await?;
+    /// Answers nodes that connect to `listener` from [`run`](Exchange::run) on.
+    pub fn new(listener: TcpListener, swarm: Arc<Swarm>) -> io::Result<Exchange> {
         Ok(Exchange { address: listener.local_addr()?, listener, swarm })
     }
 

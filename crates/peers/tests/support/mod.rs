@@ -271,7 +271,8 @@ impl Cluster {
             upstreams.clone(),
             Metrics::default(),
         );
-        let exchange = Exchange::bind(member.address, swarm.clone()).await.unwrap();
+        let listener = tokio::net::TcpListener::bind(member.address).await.unwrap();
+        let exchange = Exchange::new(listener, swarm.clone()).unwrap();
         let tidying = swarm.clone();
         let tasks = vec![tokio::spawn(exchange.run()), tokio::spawn(async move { tidying.tidy().await })];
         let mut registry = prometheus_client::registry::Registry::default();

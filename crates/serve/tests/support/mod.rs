@@ -17,7 +17,7 @@ use cache::{
 };
 use oci::{Digest, MediaType, Name, Reference, Registry};
 use prometheus_client::registry::Registry as Numbers;
-use serve::{Metrics, ServeSettings, Server};
+use serve::{Metrics, Port, ServeSettings, Server};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -216,12 +216,13 @@ impl Fixture {
         let disk = DiskStore::open(settings).unwrap();
         let cache_metrics = cache::Metrics::register(&mut numbers);
         let metrics = Metrics::register(&mut numbers);
-        let mut settings = ServeSettings::new("127.0.0.1:0".parse().unwrap());
+        let mut settings = ServeSettings::default();
         change(&mut settings);
         let (engine, server) = runtime.block_on(async {
+            let port = Port::take("127.0.0.1:0".parse().unwrap()).unwrap();
             let upstreams = Arc::new(One(Arc::new(upstream)));
             let engine = Engine::start(Arc::new(disk), upstreams, EngineSettings::default(), cache_metrics);
-            let server = Server::bind(settings, engine.clone(), metrics).await.unwrap();
+            let server = Server::new(port, settings, engine.clone(), metrics).unwrap();
             (engine, server)
         });
         let (addr, cancel) = (server.local_addr(), CancellationToken::new());
