@@ -281,6 +281,7 @@ async fn a_disk_that_turned_read_only_is_read_and_the_rest_passes_through() {
         assert!(errors(&larder, "EROFS") > 0.0);
         assert_ready(&larder);
         larder = larder.restart().unwrap();
+        assert!(larder.log().contains("nothing can be kept"), "{}", larder.log());
     }
 }
 

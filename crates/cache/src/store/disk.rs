@@ -181,9 +181,24 @@ impl DiskStore {
 
     fn open_with(settings: StoreSettings, shelved: Option<Shelved>) -> Result<Arc<DiskStore>, StoreError> {
         let store = DiskStore::with_layout(Layout::open(&settings.root, true)?, settings.budget, shelved)?;
+        // A disk that is full is no such thing: what was used longest ago makes room.
+        if let Err(error) = store.layout.try_writing()
+            && error.kind() != io::ErrorKind::StorageFull
+        {
+            tracing::warn!(
+                store = %store.root().display(), %error,
+                "nothing can be kept, for the store cannot be written: what is there is served, and all other pulls pass \
+                 through uncached; make its folder writable for this user, or choose another with --store"
+            );
+        }
         quarantine::trim(&store.layout.root.join("quarantine"));
         store.expect_all()?;
         Ok(store)
+    }
+
+    /// Says why a store could not be opened and written at a path, as far as can be told without making anything there.
+    pub fn examine(root: &Path) -> Result<(), StoreError> {
+        Layout::examine(root)
     }
 
     /// Opens a store to look at it, beside a process that may be serving it.

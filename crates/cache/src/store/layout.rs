@@ -20,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::disk::create;
 
 /// The layout that this program writes.
 const LAYOUT: u64 = 1;
@@ -43,8 +44,8 @@ impl Layout {
     /// Opens or makes the folder; with `serve`, takes its lock and removes what an earlier process left half done.
     pub(super) fn open(root: &Path, serve: bool) -> Result<Layout, StoreError> {
         make_dir(root)?;
-        let root = root.canonicalize().map_err(StoreError::io("looking up the store's folder"))?;
-        let meta = fs::metadata(&root).map_err(StoreError::io("looking at the store's folder"))?;
+        let root = root.canonicalize().map_err(StoreError::folder(root, "cannot be looked up"))?;
+        let meta = fs::metadata(&root).map_err(StoreError::folder(&root, "cannot be looked at"))?;
         let unsuitable = |reason| StoreError::Unsuitable { path: root.display().to_string(), reason };
         // Before anything of it is changed: it may be anybody's.
         check_ours(&root)?;
@@ -70,6 +71,27 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Whether a store might be opened at a path, and written to, as far as can be told without making anything.
+    pub(super) fn examine(root: &Path) -> Result<(), StoreError> {
+        use rustix::fs::{Access, access};
+        if let Some(other) = no_folder(root) {
+            return Err(other);
+        }
+        let there = root.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+        if there == root {
+            check_ours(root)?;
+            check_known(root)?;
+        }
+        let cannot = if there == root { "cannot be written" } else { "does not let the store's folder be made in it" };
+        access(there, Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(|error| StoreError::folder(there, cannot)(error.into()))
+    }
+
+    /// Whether anything can be written now.
+    pub(super) fn try_writing(&self) -> io::Result<()> {
+        try_writing(&self.root.join("ingest"))
+    }
+
     /// Makes the folders that are missing.
     pub(super) fn make(&self) -> Result<(), StoreError> {
         for folder in ["blobs/sha256", "blobs/sha512", "ingest", "quarantine", "repositories"] {
@@ -90,7 +112,7 @@ impl Layout {
                     _ => Err(StoreError::Gone),
                 }
             }
-            Err(error) => Err(StoreError::io("looking at the store's folder")(error)),
+            Err(error) => Err(StoreError::folder(&self.root, "cannot be looked at")(error)),
         }
     }
 
@@ -119,18 +141,12 @@ impl Layout {
 
     fn check_mark(&self) -> Result<(), StoreError> {
         let path = self.root.join("larder-store.json");
-        match fs::read(&path).map(|text| serde_json::from_slice::<Mark>(&text)) {
-            Ok(Ok(mark)) if mark.layout > LAYOUT => {
-                return Err(StoreError::Newer {
-                    path: self.root.display().to_string(),
-                    found: mark.layout,
-                    known: LAYOUT,
-                });
+        match check_known(&self.root)? {
+            Marked::Known => return Ok(()),
+            Marked::Damaged => {
+                tracing::warn!(path = %path.display(), "the store's mark is damaged and is written anew")
             }
-            Ok(Ok(mark)) if mark.layout == LAYOUT => return Ok(()),
-            Ok(_) => tracing::warn!(path = %path.display(), "the store's mark is damaged and is written anew"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(StoreError::io("reading the store's mark")(error)),
+            Marked::Not => {}
         }
         let text = serde_json::to_vec(&Mark { layout: LAYOUT }).expect("a number serializes");
         let new = self.root.join("ingest.mark");
@@ -148,9 +164,8 @@ impl Layout {
 
     fn clear_ingest(&self) -> Result<(), StoreError> {
         let _ = fs::remove_file(self.root.join("ingest.mark"));
-        for entry in
-            fs::read_dir(self.root.join("ingest")).map_err(StoreError::io("reading the folder of fills"))?.flatten()
-        {
+        let folder = self.root.join("ingest");
+        for entry in fs::read_dir(&folder).map_err(StoreError::folder(&folder, "cannot be read"))?.flatten() {
             if let Err(error) = fs::remove_file(entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "a leftover of an earlier run cannot be removed");
             }
@@ -165,7 +180,7 @@ fn check_ours(root: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     let ours = ["blobs", "repositories", "lock", "ingest", "ingest.mark", "quarantine", "lost+found"];
-    let mut entries = fs::read_dir(root).map_err(StoreError::io("reading the store's folder"))?;
+    let mut entries = fs::read_dir(root).map_err(StoreError::folder(root, "cannot be read"))?;
     if entries.any(|entry| entry.is_ok_and(|entry| !ours.iter().any(|known| entry.file_name() == *known))) {
         return Err(StoreError::Unsuitable {
             path: root.display().to_string(),
@@ -175,12 +190,48 @@ fn check_ours(root: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// What a folder says of its layout.
+enum Marked {
+    Known,
+    Damaged,
+    Not,
+}
+
+/// Refuses a folder that a newer larder wrote.
+fn check_known(root: &Path) -> Result<Marked, StoreError> {
+    let path = root.join("larder-store.json");
+    match fs::read(&path).map(|text| serde_json::from_slice::<Mark>(&text)) {
+        Ok(Ok(mark)) if mark.layout > LAYOUT => {
+            Err(StoreError::Newer { path: root.display().to_string(), found: mark.layout, known: LAYOUT })
+        }
+        Ok(Ok(mark)) if mark.layout == LAYOUT => Ok(Marked::Known),
+        Ok(_) => Ok(Marked::Damaged),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Marked::Not),
+        Err(error) => Err(StoreError::folder(&path, "cannot be read")(error)),
+    }
+}
+
+/// What stands in the way of a folder: something else at its path, or above it.
+fn no_folder(path: &Path) -> Option<StoreError> {
+    let other = path.ancestors().find(|part| fs::symlink_metadata(part).is_ok() && !part.is_dir())?;
+    Some(StoreError::Unsuitable {
+        path: other.display().to_string(),
+        reason: "this is no folder: move it away, or choose another place with --store",
+    })
+}
+
+fn try_writing(folder: &Path) -> io::Result<()> {
+    let path = folder.join(format!("{}-trial", std::process::id()));
+    create(&path)?;
+    fs::remove_file(path)
+}
+
 fn make_dir(path: &Path) -> Result<(), StoreError> {
     match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
         Ok(()) => Ok(()),
         // An existing folder on a file system that is read-only or full is good enough to read from.
         Err(_) if path.is_dir() => Ok(()),
-        Err(error) => Err(StoreError::io("making the store's folders")(error)),
+        Err(error) => Err(no_folder(path).unwrap_or_else(|| StoreError::folder(path, "cannot be made")(error))),
     }
 }
 
@@ -190,11 +241,50 @@ fn lock(root: &Path) -> Result<File, StoreError> {
     let open =
         |flags: OFlags| rustix::fs::open(&path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::from_raw_mode(0o600));
     let file = open(OFlags::RDWR | OFlags::CREATE)
-        .or_else(|_| open(OFlags::RDONLY))
-        .map_err(|error| StoreError::io("opening the store's lock")(error.into()))?;
+        .or_else(|error| open(OFlags::RDONLY).map_err(|_| error))
+        .map_err(|error| StoreError::folder(&path, "cannot be opened")(error.into()))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file.into()),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { path: root.display().to_string() }),
-        Err(error) => Err(StoreError::io("locking the store")(error.into())),
+        Err(error) => Err(StoreError::folder(&path, "cannot be locked")(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        try_writing(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        // Where even root makes no files.
+        assert!(try_writing(Path::new("/proc")).is_err());
+    }
+
+    #[test]
+    fn a_store_is_examined_without_a_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        Layout::examine(&path).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        drop(Layout::open(&path, true).unwrap());
+        Layout::examine(&path).unwrap();
+        fs::write(path.join("larder-store.json"), r#"{"layout":99}"#).unwrap();
+        assert!(matches!(Layout::examine(&path), Err(StoreError::Newer { found: 99, .. })));
+        fs::write(folder.path().join("file"), "").unwrap();
+        for path in ["file", "file/store"].map(|path| folder.path().join(path)) {
+            for error in [Layout::examine(&path).unwrap_err(), Layout::open(&path, true).unwrap_err()] {
+                let error = error.to_string();
+                assert!(error.contains("/file: this is no folder: ") && error.contains("--store"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named_with_what_to_do() {
+        let error = Layout::open(Path::new("/proc/store"), true).unwrap_err().to_string();
+        assert!(error.starts_with("/proc/store cannot be made: ") && error.contains("--store"), "{error}");
     }
 }

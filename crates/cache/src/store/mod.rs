@@ -13,6 +13,7 @@ mod shelf;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -149,6 +150,16 @@ pub enum StoreError {
         /// Why.
         reason: &'static str,
     },
+    /// The system does not let the folder be what a store needs.
+    #[error("{path} {cannot}: {error}; {}", remedy(error))]
+    Folder {
+        /// The store's folder, or what is wrong in it.
+        path: String,
+        /// What cannot be done with it.
+        cannot: &'static str,
+        /// What the system said.
+        error: Arc<io::Error>,
+    },
     /// Anything else.
     #[error("{doing}: {error}")]
     Io {
@@ -168,6 +179,11 @@ impl StoreError {
         }
     }
 
+    /// The same about the store's folder itself, whose path a person needs to know.
+    pub(crate) fn folder(path: &Path, cannot: &'static str) -> impl FnOnce(io::Error) -> StoreError {
+        move |error| StoreError::Folder { path: path.display().to_string(), cannot, error: Arc::new(error) }
+    }
+
     /// A bounded word for metrics: the errno's name for what the system said.
     pub fn label(&self) -> &'static str {
         use rustix::io::Errno;
@@ -177,14 +193,31 @@ impl StoreError {
             StoreError::Gone => "gone",
             StoreError::Locked { .. } => "locked",
             StoreError::Newer { .. } | StoreError::Unsuitable { .. } => "layout",
-            StoreError::Io { error, .. } => match error.raw_os_error().map(Errno::from_raw_os_error) {
-                Some(Errno::IO) => "EIO",
-                Some(Errno::ROFS) => "EROFS",
-                Some(Errno::ACCESS | Errno::PERM) => "EACCES",
-                Some(Errno::MFILE | Errno::NFILE) => "EMFILE",
-                Some(Errno::NOENT) => "ENOENT",
-                _ => "other",
-            },
+            StoreError::Folder { error, .. } | StoreError::Io { error, .. } => {
+                match error.raw_os_error().map(Errno::from_raw_os_error) {
+                    Some(Errno::NOSPC | Errno::DQUOT) => "ENOSPC",
+                    Some(Errno::IO) => "EIO",
+                    Some(Errno::ROFS) => "EROFS",
+                    Some(Errno::ACCESS | Errno::PERM) => "EACCES",
+                    Some(Errno::MFILE | Errno::NFILE) => "EMFILE",
+                    Some(Errno::NOENT) => "ENOENT",
+                    _ => "other",
+                }
+            }
         }
+    }
+}
+
+/// What a person does about a folder that the system does not let be used.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "let this user read and write there (chown), or choose another place with --store"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or choose another place with --store",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room there, or choose another place with --store"
+        }
+        _ => "choose another place with --store",
     }
 }
