@@ -224,19 +224,28 @@ impl Supply {
 /// The errors of several sources, of which one is the answer.
 ///
 /// What may be there but could not be asked weighs more than a definite no of another source: a failure is never turned
-/// into "not found". Among definite answers the last counts, for the origin itself comes last.
+/// into "not found". Among definite answers the last counts, for the origin itself comes last. Of several sources that
+/// could not be asked, each is named.
 #[derive(Default)]
 pub(crate) struct Failure {
     definite: Option<SourceError>,
     open: Option<SourceError>,
+    named: Vec<Arc<str>>,
 }
 
 impl Failure {
     pub(crate) fn add(&mut self, error: SourceError) {
         if error.is_definite() {
             self.definite = Some(error);
-        } else {
-            self.open.get_or_insert(error);
+            return;
+        }
+        if self.named.contains(&error.source_label) {
+            return;
+        }
+        self.named.push(error.source_label.clone());
+        match &mut self.open {
+            Some(first) => first.reason = format!("{}; {error}", first.reason),
+            open => *open = Some(error),
         }
     }
 
@@ -244,5 +253,23 @@ impl Failure {
         self.open.or(self.definite).unwrap_or_else(|| {
             SourceError::new(FailureKind::Unavailable, upstream.registry.as_str(), "no further source to ask")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_source_that_could_not_be_asked_is_named_once() {
+        let mut failure = Failure::default();
+        failure.add(SourceError::new(FailureKind::Timeout, "larder.test", "no connection in time"));
+        failure.add(SourceError::new(FailureKind::Unavailable, "larder.test", "once more"));
+        failure.add(SourceError::new(FailureKind::NotFound, "mirror.test", "it has no such thing"));
+        failure.add(SourceError::new(FailureKind::Unavailable, "origin.test", "no connection"));
+        let registry = "origin.test".parse().unwrap();
+        let error = failure.into_error(&Upstream { registry, sources: Vec::new(), rules: crate::Rules::default() });
+        assert_eq!(error.kind, FailureKind::Timeout);
+        assert_eq!(error.to_string(), "larder.test: no connection in time; origin.test: no connection");
     }
 }
