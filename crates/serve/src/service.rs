@@ -58,6 +58,10 @@ impl Answered {
     }
 }
 
+/// Added to a 401 for who sent no credentials, where clients that send them only if `/v2/` asks are not asked.
+const LOGIN: &str = "; no credentials came: log in as at the image's own registry, and if the client keeps them to itself (skopeo, \
+                     crane, Podman, Docker), have larder ask for them with login = true in [access]";
+
 impl Client {
     /// Answers one request.
     pub(crate) async fn answer(&self, mut request: http::Request<Incoming>) -> Response<Body> {
@@ -164,7 +168,13 @@ impl Client {
         };
         match self.within(verb, request, query, name.clone(), endpoint).await {
             Ok(answered) => answered,
-            Err(failure) => {
+            Err(mut failure) => {
+                let silent = !self.shared.login
+                    && self.shared.mirror.is_none()
+                    && !request.headers().contains_key(header::AUTHORIZATION);
+                if silent && failure.status == StatusCode::UNAUTHORIZED {
+                    failure.message = format!("{}{LOGIN}", failure.message).into();
+                }
                 let image = reference.as_ref().map(|reference| Image { name: &name, reference });
                 self.failed(kind, image, &failure)
             }

@@ -189,6 +189,7 @@ fn credentials_are_checked_and_guessing_is_slowed() {
     let challenge = Some("Basic realm=\"the larder\", charset=\"UTF-8\"");
     let reply = client.get(&target, &[]);
     assert_eq!((reply.status, reply.code()), (401, "UNAUTHORIZED"));
+    assert!(reply.text().contains("login = true"), "{}", reply.text());
     assert_eq!(reply.header("www-authenticate"), challenge);
     let right = basic("me:right");
     assert_eq!(client.get(&target, &[("Authorization", &right)]).status, 200);
