@@ -196,11 +196,6 @@ impl DiskStore {
         Ok(store)
     }
 
-    /// Says why a store could not be opened and written at a path, as far as can be told without making anything there.
-    pub fn examine(root: &Path) -> Result<(), StoreError> {
-        Layout::examine(root)
-    }
-
     /// Opens a store to look at it, beside a process that may be serving it.
     pub fn inspect(root: &Path) -> Result<Arc<DiskStore>, StoreError> {
         DiskStore::with_layout(Layout::open(root, false)?, Budget::Share(1.0), None)

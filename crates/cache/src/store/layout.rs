@@ -71,22 +71,6 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Whether a store might be opened at a path, and written to, as far as can be told without making anything.
-    pub(super) fn examine(root: &Path) -> Result<(), StoreError> {
-        use rustix::fs::{Access, access};
-        if let Some(other) = no_folder(root) {
-            return Err(other);
-        }
-        let there = root.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
-        if there == root {
-            check_ours(root)?;
-            check_known(root)?;
-        }
-        let cannot = if there == root { "cannot be written" } else { "does not let the store's folder be made in it" };
-        access(there, Access::WRITE_OK | Access::EXEC_OK)
-            .map_err(|error| StoreError::folder(there, cannot)(error.into()))
-    }
-
     /// Whether anything can be written now.
     pub(super) fn try_writing(&self) -> io::Result<()> {
         try_writing(&self.root.join("ingest"))
@@ -141,12 +125,18 @@ impl Layout {
 
     fn check_mark(&self) -> Result<(), StoreError> {
         let path = self.root.join("larder-store.json");
-        match check_known(&self.root)? {
-            Marked::Known => return Ok(()),
-            Marked::Damaged => {
-                tracing::warn!(path = %path.display(), "the store's mark is damaged and is written anew")
+        match fs::read(&path).map(|text| serde_json::from_slice::<Mark>(&text)) {
+            Ok(Ok(mark)) if mark.layout > LAYOUT => {
+                return Err(StoreError::Newer {
+                    path: self.root.display().to_string(),
+                    found: mark.layout,
+                    known: LAYOUT,
+                });
             }
-            Marked::Not => {}
+            Ok(Ok(mark)) if mark.layout == LAYOUT => return Ok(()),
+            Ok(_) => tracing::warn!(path = %path.display(), "the store's mark is damaged and is written anew"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::folder(&path, "cannot be read")(error)),
         }
         let text = serde_json::to_vec(&Mark { layout: LAYOUT }).expect("a number serializes");
         let new = self.root.join("ingest.mark");
@@ -188,27 +178,6 @@ fn check_ours(root: &Path) -> Result<(), StoreError> {
         });
     }
     Ok(())
-}
-
-/// What a folder says of its layout.
-enum Marked {
-    Known,
-    Damaged,
-    Not,
-}
-
-/// Refuses a folder that a newer larder wrote.
-fn check_known(root: &Path) -> Result<Marked, StoreError> {
-    let path = root.join("larder-store.json");
-    match fs::read(&path).map(|text| serde_json::from_slice::<Mark>(&text)) {
-        Ok(Ok(mark)) if mark.layout > LAYOUT => {
-            Err(StoreError::Newer { path: root.display().to_string(), found: mark.layout, known: LAYOUT })
-        }
-        Ok(Ok(mark)) if mark.layout == LAYOUT => Ok(Marked::Known),
-        Ok(_) => Ok(Marked::Damaged),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Marked::Not),
-        Err(error) => Err(StoreError::folder(&path, "cannot be read")(error)),
-    }
 }
 
 /// What stands in the way of a folder: something else at its path, or above it.
@@ -264,21 +233,12 @@ mod tests {
     }
 
     #[test]
-    fn a_store_is_examined_without_a_trace() {
+    fn what_is_no_folder_is_named_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a/b");
-        Layout::examine(&path).unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        drop(Layout::open(&path, true).unwrap());
-        Layout::examine(&path).unwrap();
-        fs::write(path.join("larder-store.json"), r#"{"layout":99}"#).unwrap();
-        assert!(matches!(Layout::examine(&path), Err(StoreError::Newer { found: 99, .. })));
         fs::write(folder.path().join("file"), "").unwrap();
         for path in ["file", "file/store"].map(|path| folder.path().join(path)) {
-            for error in [Layout::examine(&path).unwrap_err(), Layout::open(&path, true).unwrap_err()] {
-                let error = error.to_string();
-                assert!(error.contains("/file: this is no folder: ") && error.contains("--store"), "{error}");
-            }
+            let error = Layout::open(&path, true).unwrap_err().to_string();
+            assert!(error.contains("/file: this is no folder: ") && error.contains("--store"), "{error}");
         }
     }
 
