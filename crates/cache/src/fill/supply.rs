@@ -229,28 +229,25 @@ impl Supply {
 #[derive(Default)]
 pub(crate) struct Failure {
     definite: Option<SourceError>,
-    open: Option<SourceError>,
-    named: Vec<Arc<str>>,
+    /// Of sources that could not be asked, the first of each.
+    open: Vec<SourceError>,
 }
 
 impl Failure {
     pub(crate) fn add(&mut self, error: SourceError) {
         if error.is_definite() {
             self.definite = Some(error);
-            return;
-        }
-        if self.named.contains(&error.source_label) {
-            return;
-        }
-        self.named.push(error.source_label.clone());
-        match &mut self.open {
-            Some(first) => first.reason = format!("{}; {error}", first.reason),
-            open => *open = Some(error),
+        } else if self.open.iter().all(|other| other.source_label != error.source_label) {
+            self.open.push(error);
         }
     }
 
     pub(crate) fn into_error(self, upstream: &Upstream) -> SourceError {
-        self.open.or(self.definite).unwrap_or_else(|| {
+        let open = self.open.into_iter().reduce(|mut first, other| {
+            first.reason = format!("{}; {other}", first.reason);
+            first
+        });
+        open.or(self.definite).unwrap_or_else(|| {
             SourceError::new(FailureKind::Unavailable, upstream.registry.as_str(), "no further source to ask")
         })
     }
