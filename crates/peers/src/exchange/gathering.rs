@@ -163,10 +163,7 @@ impl Gathering {
         let mut state = self.state();
         let takers = state.takers.entry(piece).or_default();
         if !takers.contains(taker) {
-            if takers.len() == TAKERS {
-                takers.pop_front();
-            }
-            takers.push_back(taker.clone());
+            remember(takers, taker);
         }
     }
 
@@ -200,9 +197,8 @@ impl Gathering {
         let Some(end) = takers.pop_front() else { return Vec::new() };
         let mut named: Vec<NodeId> = takers.front().cloned().into_iter().collect();
         named.push(end);
-        takers.extend(std::iter::repeat_n(asker.clone(), give));
-        while takers.len() > TAKERS {
-            takers.pop_front();
+        for _ in 0..give {
+            remember(takers, asker);
         }
         named
     }
@@ -288,6 +284,14 @@ impl Gathering {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Puts a node behind those who took a piece, of whom the first is forgotten where there are too many.
+fn remember(takers: &mut VecDeque<NodeId>, taker: &NodeId) {
+    if takers.len() == TAKERS {
+        takers.pop_front();
+    }
+    takers.push_back(taker.clone());
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ use crate::members::{Members, NodeId};
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// How many nodes of one zone a piece should go through, one after the other.
 const LINE: usize = 5;
+/// How many lines of nodes begin at a piece's home at most.
+const LINES: usize = 6;
 /// How many blobs' holders are remembered.
 const HELD: u64 = 4096;
 /// How many holders of one blob are remembered.
@@ -291,7 +293,7 @@ impl Swarm {
     /// more, is that of few pieces. In a large cluster the lines would be long: there they branch.
     pub(super) fn fanout(&self) -> Fanout {
         let nodes = self.members.placement().zone(&self.members.zone()).len();
-        Fanout { home: (nodes / LINE).clamp(2, 6), others: if nodes <= 6 * (LINE + 2) { 1 } else { 2 } }
+        Fanout { home: (nodes / LINE).clamp(2, LINES), others: if nodes <= LINES * (LINE + 2) { 1 } else { 2 } }
     }
 
     /// How many pieces of one blob are fetched at a time.
