@@ -79,10 +79,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Listener::On(address) => Some(Port::take(address).context("--metrics")?),
         Listener::Off => None,
     };
-    let peering = config.node.peers.as_ref().filter(|_| config.role == Role::Node);
-    let peering = match peering {
-        Some(peering) => Some((peering, Sharing::listen(peering).await?)),
-        None => None,
+    let peering = match &config.node.peers {
+        Some(peering) if config.role == Role::Node => {
+            Some((peering, Port::take(peering.listen).context("node.peers.listen")?))
+        }
+        _ => None,
     };
     let store = match shelf(&config) {
         Some(shelf) => DiskStore::open_beside(store_settings(&config.store), Arc::new(shelf)),
@@ -93,9 +94,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let store: Arc<dyn cache::Store> = Arc::new(store);
     let upstreams: Arc<dyn Upstreams> = Directory::new(config.upstream_settings()?, upstream_metrics)?;
     let sharing = match peering {
-        Some((peering, listener)) => {
-            Some(Sharing::start(peering, listener, store.clone(), upstreams.clone(), named).await?)
-        }
+        Some((peering, port)) => Some(Sharing::start(peering, port, store.clone(), upstreams.clone(), named).await?),
         None => None,
     };
     let upstreams = sharing.as_ref().map_or(upstreams.clone(), |sharing| sharing.before(upstreams));

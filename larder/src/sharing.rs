@@ -6,7 +6,7 @@ use cache::{Store, Upstreams};
 use node::membership::{ApiServer, Seen, follow};
 use peers::{Exchange, Files, Health, Identity, Member, Members, Peers, Settings, Swarm, WithPeers};
 use prometheus_client::registry::Registry as MetricsRegistry;
-use tokio::net::TcpListener;
+use serve::Port;
 use tokio::task::JoinSet;
 
 use crate::config::{MemberList, Peering, Size};
@@ -21,16 +21,10 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// Takes the address that other nodes connect to.
-    pub async fn listen(peering: &Peering) -> anyhow::Result<TcpListener> {
-        let listener = TcpListener::bind(peering.listen).await;
-        listener.with_context(|| format!("node.peers.listen: cannot listen on {}", peering.listen))
-    }
-
-    /// Begins to answer other nodes, who come to `listener`. `upstreams` are the sources beyond them.
+    /// Begins to answer other nodes, who come to `port`. `upstreams` are the sources beyond them.
     pub async fn start(
         peering: &Peering,
-        listener: TcpListener,
+        port: Port,
         store: Arc<dyn Store>,
         upstreams: Arc<dyn Upstreams>,
         metrics: &mut MetricsRegistry,
@@ -49,7 +43,7 @@ impl Sharing {
         };
         let metrics = peers::Metrics::register(metrics);
         let swarm = Swarm::new(settings, members.clone(), health.clone(), identity.clone(), store, upstreams, metrics);
-        let exchange = Exchange::new(listener, swarm.clone()).context("node.peers.listen")?;
+        let exchange = Exchange::new(port.into_listener(), swarm.clone()).context("node.peers.listen")?;
         tracing::info!(node = peering.name, address = %exchange.local_addr(), "sharing with other nodes");
 
         let mut tasks = JoinSet::new();

@@ -24,6 +24,11 @@ impl Port {
     pub fn take(addr: SocketAddr) -> Result<Port, Error> {
         listen(addr).map_err(|error| Error::Listen { addr, error })
     }
+
+    /// For a server that speaks something else.
+    pub fn into_listener(self) -> TcpListener {
+        self.listener
+    }
 }
 
 fn listen(addr: SocketAddr) -> io::Result<Port> {
