@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// Up to how many nodes pull directly from the origin for comparison, once each: it takes so many transfers.
     #[arg(long, default_value_t = 8)]
     direct: usize,
+    /// Tell meanwhile, second by second, what goes over the links: the nodes are asked for it, which costs them a little.
+    #[arg(long)]
+    timeline: bool,
     /// The binary to measure; the release build of this workspace, made first, if not given.
     #[arg(long, value_name = "PATH")]
     larder: Option<PathBuf>,
@@ -87,6 +90,7 @@ struct Lab<'a> {
     cluster: &'a Cluster,
     certificates: PathBuf,
     larder: PathBuf,
+    timeline: bool,
     /// Stores are numbered, so that each pull finds an empty one.
     run: usize,
 }
@@ -112,7 +116,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         let rate = Rate::mbit(arguments.rate);
         cluster.internet_link().cap(rate)?;
         cluster.others().iter().try_for_each(|other| other.link().cap(rate))?;
-        let mut lab = Lab { cluster, certificates, larder, run: 0 };
+        let mut lab = Lab { cluster, certificates, larder, timeline: arguments.timeline, run: 0 };
         let wanted = |name| arguments.only.is_empty() || arguments.only.contains(&name);
         for repetition in 1..=arguments.repetitions {
             for name in Name::ALL.into_iter().filter(|name| wanted(*name)) {
@@ -279,7 +283,8 @@ impl Lab<'_> {
             self.count_zones(nodes, &zone)?;
         }
         let before = self.before(nodes)?;
-        let took = timeline::beside(self.cluster, nodes, || self.take_all(nodes, name, image))?;
+        let take = || self.take_all(nodes, name, image);
+        let took = if self.timeline { timeline::beside(self.cluster, nodes, take)? } else { take()? };
         let what = if zoned { "zones" } else { "larder" };
         let mut pull = self.pull(what, nodes, image, Some(ideal), before, &took)?;
         if zoned {

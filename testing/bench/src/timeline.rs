@@ -1,6 +1,6 @@
 //! What goes over the links, second by second: where a pull by many nodes loses time.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nodes::metric;
@@ -9,24 +9,23 @@ use testbed::{Cluster, Link};
 /// Does something, and tells meanwhile on standard error what the origin's link sends, what the links of the first `nodes` machines
 /// receive and send, least first, in tenths of a MB per second, and to how many each gives a piece.
 pub(crate) fn beside<T>(cluster: &Cluster, nodes: usize, act: impl FnOnce() -> T) -> T {
-    let done = AtomicBool::new(false);
+    let (acting, ended) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        scope.spawn(|| tell(cluster, nodes, &done));
-        let came = act();
-        done.store(true, Ordering::Relaxed);
-        came
+        scope.spawn(|| tell(cluster, nodes, ended));
+        // Dropped however it ends.
+        let _acting = acting;
+        act()
     })
 }
 
-fn tell(cluster: &Cluster, nodes: usize, done: &AtomicBool) {
+fn tell(cluster: &Cluster, nodes: usize, ended: Receiver<()>) {
     let machines = &cluster.others()[..nodes];
     let links: Vec<&Link> =
         std::iter::once(cluster.internet_link()).chain(machines.iter().map(|other| other.link())).collect();
     let read = || links.iter().map(|link| link.traffic().unwrap_or_default()).collect::<Vec<_>>();
     let (mut before, mut since) = (read(), Instant::now());
     let began = since;
-    while !done.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_secs(1));
+    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_secs(1)) {
         let now = read();
         let seconds = since.elapsed().as_secs_f64();
         since = Instant::now();
