@@ -10,6 +10,7 @@ use cache::Credential;
 use oci::Digest;
 use peers::{PIECE, Reason, Settings};
 use support::{Cluster, Origin, bytes};
+use tokio::net::TcpListener;
 
 const MIB: usize = 1 << 20;
 
@@ -72,7 +73,8 @@ async fn nodes_that_remember_nothing_find_who_has_a_blob() {
     for index in [1, 2] {
         cluster.nodes[index].kill().await;
         let member = cluster.list[index].clone();
-        let node = cluster.node(&member, Settings::default()).await;
+        let listener = TcpListener::bind(member.address).await.unwrap();
+        let node = cluster.node(&member, listener, Settings::default());
         cluster.nodes[index] = node;
     }
     cluster.origin.down.store(true, Ordering::Relaxed);

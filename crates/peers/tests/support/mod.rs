@@ -1,7 +1,7 @@
 //! Nodes of one process, over real connections, and an origin in memory.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part of it, and fails where it must")]
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +19,7 @@ use peers::{
     Exchange, Files, Health, Identity, Leaf, Member, Members, Metrics, Peers, Role, Settings, Swarm, WithPeers,
 };
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 
 /// The longest that a test waits for what must happen.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -212,19 +213,18 @@ pub struct Cluster {
     shared: bool,
 }
 
-fn free_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
-}
-
 impl Cluster {
     /// So many nodes in each of these zones.
     pub async fn start(origin: Origin, zones: &[(&str, usize)], settings: Settings) -> Cluster {
         let certificates = tempfile::tempdir().unwrap();
         let origin = Arc::new(origin);
-        let mut list = Vec::new();
+        let (mut list, mut listeners) = (Vec::new(), Vec::new());
         for (zone, count) in zones {
             for _ in 0..*count {
-                list.push(Member::new(format!("node-{}", list.len() + 1), free_port(), zone));
+                // Kept from here on, so that nobody else gets its port.
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+                list.push(Member::new(format!("node-{}", list.len() + 1), listener.local_addr().unwrap(), zone));
+                listeners.push(listener);
             }
         }
         let request = peers::Request {
@@ -238,8 +238,8 @@ impl Cluster {
         let digest = Digest::sha256(&origin.blob);
         let shared = origin.owner.is_none();
         let mut cluster = Cluster { nodes: Vec::new(), origin, digest, list, certificates, shared };
-        for member in cluster.list.clone() {
-            let node = cluster.node(&member, settings.clone()).await;
+        for (member, listener) in cluster.list.clone().iter().zip(listeners) {
+            let node = cluster.node(member, listener, settings.clone());
             cluster.nodes.push(node);
         }
         cluster
@@ -249,7 +249,7 @@ impl Cluster {
         Arc::new(Identity::load(Files::in_folder(self.certificates.path().join(name))).unwrap())
     }
 
-    pub async fn node(&self, member: &Member, settings: Settings) -> Node {
+    pub fn node(&self, member: &Member, listener: TcpListener, settings: Settings) -> Node {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("store");
         let store = DiskStore::open(StoreSettings { root, budget: Budget::Bytes(1 << 32) }).unwrap();
@@ -271,7 +271,6 @@ impl Cluster {
             upstreams.clone(),
             Metrics::default(),
         );
-        let listener = tokio::net::TcpListener::bind(member.address).await.unwrap();
         let exchange = Exchange::new(listener, swarm.clone()).unwrap();
         let tidying = swarm.clone();
         let tasks = vec![tokio::spawn(exchange.run()), tokio::spawn(async move { tidying.tidy().await })];
