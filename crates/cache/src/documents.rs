@@ -16,6 +16,10 @@ use crate::store::{Record, RecordKind};
 /// Anybody can think up any number of queries, so that no more lists than this are kept of one repository.
 const KEPT: u8 = 251;
 
+/// Where a list may be kept: in one of several places, so that some dozens that are asked for in turn do not push each
+/// other out.
+type Places = [Record; 4];
+
 /// The longest part of a list that is kept, in bytes; a whole list may be as long as it is.
 const LONGEST_PART: usize = 256 * 1024;
 
@@ -37,8 +41,8 @@ impl Engine {
         let inner = &self.inner;
         let upstream = inner.upstreams.find(&request.name.registry)?;
         let known = inner.access.known(&upstream, request).await;
-        let record = record(request, query);
-        let stored = inner.stored_document(&record, query).await;
+        let places = places(request, query);
+        let stored = inner.stored_document(&places, query).await;
         let fresh = match upstream.rules.freshness {
             Freshness::For(time) => time,
             // Lists grow even where tags do not move.
@@ -55,8 +59,8 @@ impl Engine {
         let key = |who| (request.name.clone(), query.clone(), who);
         let work = || {
             let (inner, upstream, request, query) = (inner.clone(), upstream.clone(), request.clone(), query.clone());
-            let record = record.clone();
-            async move { inner.fetch_document(&upstream, &request, &query, &record).await }
+            let places = places.clone();
+            async move { inner.fetch_document(&upstream, &request, &query, &places).await }
         };
         let (result, joined) =
             inner.once(|inner| &inner.document_flights, &upstream, (request, known.as_ref()), key, work).await;
@@ -80,21 +84,51 @@ impl Engine {
     }
 }
 
-fn record(request: &Request, query: &DocumentQuery) -> Record {
+fn places(request: &Request, query: &DocumentQuery) -> Places {
     let key = Digest::sha256(format!("{query:?}").as_bytes());
-    let slot = key.as_bytes()[0] % KEPT;
-    Record::new(&request.name, RecordKind::Document(Digest::sha256(&[slot])))
+    std::array::from_fn(|at| {
+        let slot = key.as_bytes()[at] % KEPT;
+        Record::new(&request.name, RecordKind::Document(Digest::sha256(&[slot])))
+    })
 }
 
 impl Inner {
-    async fn stored_document(&self, record: &Record, wanted: &DocumentQuery) -> Option<(u64, Document)> {
-        let value = self.store.read(record).await.ok()??;
-        let Stored { query, checked, media_type, next, filters_applied, text } = serde_json::from_slice(&value).ok()?;
-        if query != format!("{wanted:?}") {
-            return None;
+    async fn stored_document(&self, places: &Places, wanted: &DocumentQuery) -> Option<(u64, Document)> {
+        let wanted = format!("{wanted:?}");
+        for place in places {
+            if let Some(stored) = self.stored(place).await.filter(|stored| stored.query == wanted) {
+                let Stored { checked, media_type, next, filters_applied, text, .. } = stored;
+                let media_type = MediaType::parse(&media_type)?;
+                return Some((checked, Document { bytes: text.into(), media_type, next, filters_applied }));
+            }
         }
-        let media_type = MediaType::parse(&media_type)?;
-        Some((checked, Document { bytes: text.into(), media_type, next, filters_applied }))
+        None
+    }
+
+    async fn stored(&self, place: &Record) -> Option<Stored> {
+        serde_json::from_slice(&self.store.read(place).await.ok()??).ok()
+    }
+
+    /// Keeps a list where it was before, in a place that is free, or in that of the one that was fetched longest ago.
+    async fn keep_document(&self, places: &Places, list: &Stored) {
+        let (mut chosen, mut oldest) = (&places[0], u64::MAX);
+        for place in places {
+            let checked = match self.stored(place).await {
+                Some(there) if there.query == list.query => {
+                    chosen = place;
+                    break;
+                }
+                Some(there) => there.checked.max(1),
+                None => 0,
+            };
+            if checked < oldest {
+                (chosen, oldest) = (place, checked);
+            }
+        }
+        let value = serde_json::to_vec(list).expect("text and numbers serialize");
+        if let Err(error) = self.store.write(chosen, Bytes::from(value), false).await {
+            self.metrics.store_error(&error);
+        }
     }
 
     async fn fetch_document(
@@ -102,7 +136,7 @@ impl Inner {
         upstream: &Upstream,
         request: &Request,
         query: &DocumentQuery,
-        record: &Record,
+        places: &Places,
     ) -> Result<DocumentReply, Error> {
         let fetched =
             self.authorized(upstream, request, |source, ask| async move { source.document(&ask, query).await }).await;
@@ -140,10 +174,7 @@ impl Inner {
                 filters_applied: document.filters_applied.clone(),
                 text: text.to_owned(),
             };
-            let value = serde_json::to_vec(&stored).expect("text and numbers serialize");
-            if let Err(error) = self.store.write(record, Bytes::from(value), false).await {
-                self.metrics.store_error(&error);
-            }
+            self.keep_document(places, &stored).await;
         }
         Ok(DocumentReply { document, warning: None, outcome: Outcome::Miss })
     }

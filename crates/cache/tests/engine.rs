@@ -238,6 +238,27 @@ async fn lists_that_anybody_can_think_up_are_not_all_kept() {
     assert!(kept <= 256, "{kept} lists are kept");
 }
 
+/// As many as the clients of one image ask for: however their places fall, they stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_a_few_images_do_not_push_each_other_out() {
+    let origin = Origin::new("origin");
+    origin.repository("a/b", Readers::Anyone);
+    origin.manifest("a/b", "v1", "text");
+    let setting = start(&[("good.test", &[origin.clone()], Rules::default())]);
+    let request = by("good.test/a/b", None);
+    setting.engine.manifest(&request, &"v1".parse().unwrap()).await.unwrap();
+    let queries: Vec<_> = (0..40_u8)
+        .map(|n| DocumentQuery::Referrers { digest: oci::Digest::sha256(&[n]), artifact_type: None, page: None })
+        .collect();
+    for query in &queries {
+        setting.engine.document(&request, query).await.unwrap();
+    }
+    for query in &queries {
+        let again = setting.engine.document(&request, query).await.unwrap();
+        assert_eq!(again.outcome, Outcome::Hit, "{query:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_public_no_longer_is_given_to_those_who_may_and_to_nobody_else() {
     let origin = for_ann_and_bob();
