@@ -123,15 +123,13 @@ impl Fetch {
         if private && self.errand.own.is_none() {
             return Err(Trouble::Private);
         }
-        if self.errand.own.is_some() {
-            // One that was sent to fetch it with a right of its own.
-            for id in self.gathering.takers(self.piece, &self.swarm.members.me().id) {
-                if let Some(member) = placement.get(&id)
-                    && self.is_given_by(member, &placement).await?
-                {
-                    return Ok(());
-                }
-            }
+        // With a right of its own it is fetched once: by this node from now on, unless another one was sent before.
+        let me = &self.swarm.members.me().id;
+        let sent = self.errand.own.as_ref().and_then(|_| self.gathering.send(self.piece, me, false));
+        if let Some(member) = sent.and_then(|id| placement.get(&id))
+            && self.is_given_by(member, &placement).await?
+        {
+            return Ok(());
         }
         for id in self.swarm.settled_holders(&digest, self.errand.asker.as_ref()) {
             if let Some(member) = placement.get(&id)

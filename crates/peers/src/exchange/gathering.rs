@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -8,11 +8,9 @@ use cache::{Ingest, SourceError, Store, StoreError};
 use oci::{Digest, Name};
 use tokio::sync::{OnceCell, watch};
 
+use super::lines::{Lines, Turn};
 use crate::members::NodeId;
 use crate::placement::{PIECE, piece_range};
-
-/// How many of those who took a piece are remembered.
-const TAKERS: usize = 16;
 
 /// Why a piece did not come.
 #[derive(Clone, Debug)]
@@ -72,10 +70,10 @@ struct Place {
 
 struct State {
     pieces: HashMap<u64, Piece>,
-    takers: HashMap<u64, VecDeque<NodeId>>,
+    lines: Lines,
+    /// Who was sent to fetch a piece with a right of its own.
+    sent: HashMap<u64, NodeId>,
     givers: HashMap<NodeId, BTreeSet<u64>>,
-    /// How many answers with a piece are in progress, where there are any.
-    given: HashMap<u64, usize>,
     used: Instant,
     bytes: u64,
 }
@@ -87,9 +85,9 @@ impl Gathering {
             place: OnceCell::new(),
             state: Mutex::new(State {
                 pieces: HashMap::new(),
-                takers: HashMap::new(),
+                lines: Lines::default(),
+                sent: HashMap::new(),
                 givers: HashMap::new(),
-                given: HashMap::new(),
                 used: Instant::now(),
                 bytes: 0,
             }),
@@ -158,70 +156,35 @@ impl Gathering {
         self.state().bytes
     }
 
-    /// Remembers that a node has a piece, or will have it soon.
-    pub fn took(&self, piece: u64, taker: &NodeId) {
-        let mut state = self.state();
-        let takers = state.takers.entry(piece).or_default();
-        if !takers.contains(taker) {
-            remember(takers, taker);
-        }
+    /// What is to be done with a node that asks for a piece: see [`Lines::turn`].
+    pub fn turn(&self, piece: u64, asker: &NodeId, zone: &Arc<str>, most: usize, give: usize) -> Turn {
+        self.state().lines.turn(piece, asker, zone, most, give)
     }
 
-    /// Makes a node the first who took a piece, unless somebody has taken it before.
-    pub fn took_first(&self, piece: u64, taker: &NodeId) -> bool {
-        let mut state = self.state();
-        let takers = state.takers.entry(piece).or_default();
-        let first = takers.iter().all(|other| other == taker);
-        if takers.is_empty() {
-            takers.push_back(taker.clone());
-        }
-        first
-    }
-
-    /// One or two who took a piece, other ones each time, and not the one who asks.
-    pub fn takers(&self, piece: u64, but: &NodeId) -> Vec<NodeId> {
-        let mut state = self.state();
-        let Some(takers) = state.takers.get_mut(&piece) else { return Vec::new() };
-        let found: Vec<NodeId> = takers.iter().filter(|taker| *taker != but).take(2).cloned().collect();
-        let turn = found.len().min(takers.len());
-        takers.rotate_left(turn);
-        found
-    }
-
-    /// Sends a node to the end of one of the lines in which a piece goes from node to node: whom it is to ask, and whom
-    /// else, last first. It becomes an end of the line itself, to which as many are sent as it may `give` the piece.
-    pub fn line_up(&self, piece: u64, asker: &NodeId, give: usize) -> Vec<NodeId> {
-        let mut state = self.state();
-        let Some(takers) = state.takers.get_mut(&piece) else { return Vec::new() };
-        takers.retain(|taker| taker != asker);
-        let Some(end) = takers.pop_front() else { return Vec::new() };
-        let mut named: Vec<NodeId> = takers.front().cloned().into_iter().collect();
-        named.push(end);
-        for _ in 0..give {
-            remember(takers, asker);
-        }
-        named
-    }
-
-    /// Begins to give a piece.
-    pub fn give(&self, piece: u64) {
-        *self.state().given.entry(piece).or_default() += 1;
+    /// Begins to give a piece, whoever takes it already.
+    pub fn give(&self, piece: u64, asker: &NodeId, zone: &Arc<str>) {
+        self.state().lines.give(piece, asker, zone);
     }
 
     /// Has given a piece, or a part of it.
-    pub fn given(&self, piece: u64) {
-        let mut state = self.state();
-        if let Some(count) = state.given.get_mut(&piece) {
-            *count -= 1;
-            if *count == 0 {
-                state.given.remove(&piece);
-            }
-        }
+    pub fn given(&self, piece: u64, zone: &Arc<str>) {
+        self.state().lines.given(piece, zone);
     }
 
-    /// How many answers with a piece are in progress.
-    pub fn giving(&self, piece: u64) -> usize {
-        self.state().given.get(&piece).copied().unwrap_or(0)
+    /// Sends the first node that asks for a piece, which may be this one, or one that insists, to fetch it with a right of its
+    /// own; for all others, gives who was sent.
+    pub fn send(&self, piece: u64, asker: &NodeId, insists: bool) -> Option<NodeId> {
+        let mut state = self.state();
+        let sent = state.sent.entry(piece).or_insert_with(|| asker.clone());
+        if insists {
+            *sent = asker.clone();
+        }
+        Some(sent.clone()).filter(|sent| sent != asker)
+    }
+
+    /// One or two who have a piece, or will have it soon: see [`Lines::takers`].
+    pub fn takers(&self, piece: u64, but: &NodeId, zone: &Arc<str>) -> Vec<NodeId> {
+        self.state().lines.takers(piece, but, zone)
     }
 
     /// Remembers who gave a piece, or a part of it.
@@ -271,7 +234,7 @@ impl Gathering {
         let state = self.state();
         let claimed = self.claimed.get().is_some() && !self.finished.load(Ordering::Relaxed);
         !claimed
-            && state.given.is_empty()
+            && !state.lines.is_giving()
             && now.saturating_duration_since(state.used) >= time
             && !state.pieces.values().any(|piece| matches!(piece, Piece::Coming(_)))
     }
@@ -283,51 +246,5 @@ impl Gathering {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Puts a node behind those who took a piece, of whom the first is forgotten where there are too many.
-fn remember(takers: &mut VecDeque<NodeId>, taker: &NodeId) {
-    if takers.len() == TAKERS {
-        takers.pop_front();
-    }
-    takers.push_back(taker.clone());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_piece_goes_from_node_to_node_in_lines_of_the_same_length() {
-        let gathering = Gathering::new(Digest::sha256(b"blob"));
-        let node = |number: usize| NodeId::from(format!("n{number}"));
-        assert!(gathering.line_up(0, &node(0), 1).is_empty(), "nobody takes it yet");
-        gathering.took(0, &node(1));
-        gathering.took(0, &node(2));
-        let mut depth = HashMap::from([(node(1), 1), (node(2), 1)]);
-        for number in 3..=10 {
-            let named = gathering.line_up(0, &node(number), 1);
-            let to_ask = named.last().expect("somebody is named");
-            let of_it = depth[to_ask];
-            depth.insert(node(number), of_it + 1);
-        }
-        assert_eq!(depth.values().max(), Some(&5));
-        let ends = [node(9), node(10)];
-        let again = gathering.line_up(0, &node(9), 1);
-        assert_eq!(again.last(), Some(&ends[1]), "nobody is sent to itself");
-    }
-
-    #[test]
-    fn lines_that_branch_are_short() {
-        let gathering = Gathering::new(Digest::sha256(b"blob"));
-        let node = |number: usize| NodeId::from(format!("n{number}"));
-        gathering.took(0, &node(0));
-        let mut asked: HashMap<NodeId, usize> = HashMap::new();
-        for number in 1..=1000 {
-            let named = gathering.line_up(0, &node(number), 2);
-            *asked.entry(named.last().expect("somebody is named").clone()).or_default() += 1;
-        }
-        assert!(asked.values().all(|count| *count <= 2), "{asked:?}");
     }
 }

@@ -8,16 +8,20 @@
 //! server.rs     questions of other nodes
 //! meter.rs      how much comes in from all of them
 //! gathering.rs  a blob of which some pieces are here, in one sparse file of the store
+//! lines.rs      who takes a piece, and to whom the next is sent
+//! reading.rs    bytes of a file, without a wait where they are in memory
 //! swarm.rs      all gatherings, who holds what, what to forget
 //! ```
 
 mod client;
 mod fetch;
 mod gathering;
+mod lines;
 mod meter;
 mod metrics;
 mod pace;
 mod pulse;
+mod reading;
 mod server;
 mod source;
 mod swarm;

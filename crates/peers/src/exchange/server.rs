@@ -2,7 +2,6 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,9 +20,11 @@ use tokio_rustls::TlsAcceptor;
 
 use super::fetch::Errand;
 use super::gathering::{Flow, Gathering, Piece, Trouble};
+use super::lines::Turn;
 use super::metrics::Running;
+use super::reading::read_behind;
 use super::swarm::Swarm;
-use super::wire::{self, FRAME, FRAMES, Frame, HEAD, HOLDERS, NODE, No, Query};
+use super::wire::{self, FRAME, FRAMES, Frame, HOLDERS, NODE, No, Query};
 use crate::identity::Role;
 use crate::members::NodeId;
 use crate::placement::{PIECE, piece_range};
@@ -41,7 +42,7 @@ const CONNECTIONS: usize = 1024;
 /// How long a whole blob may take to be found: one that is hashed first is found by a later question.
 const FIND: Duration = Duration::from_millis(150);
 /// How long an asker waits where it is not certain whom it would wait for.
-const UNCERTAIN: Duration = Duration::from_millis(300);
+const UNCERTAIN: Duration = Duration::from_secs(1);
 /// How long an asker waits for the first byte.
 const FIRST: Duration = Duration::from_secs(12);
 
@@ -137,11 +138,12 @@ async fn answer(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Bod
     }
     let asker = NodeId::from(asker);
     let Query { digest, piece, .. } = query;
+    let zone = swarm.zone_of(&asker);
 
     if let Some(gathering) = swarm.gathered(&digest)
         && let Some(found) = gathering.piece(piece)
     {
-        return give_or_redirect(swarm, gathering, found, query, asker);
+        return give_or_redirect(swarm, gathering, found, query, Asker { id: asker, zone });
     }
     let finding = {
         let swarm = swarm.clone();
@@ -155,10 +157,11 @@ async fn answer(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Bod
             Blob::File { file, .. } => Place::File(file),
         };
         let flow = present(range.end - range.start);
-        return frames(Giving::new(swarm, flow, query, asker, Start::Known { size, place }));
+        return frames(Giving::new(swarm, flow, query, Start::Known { size, place }));
     }
     if query.hops == 0 {
-        let others = swarm.gathered(&digest).map(|gathering| gathering.takers(piece, &asker)).unwrap_or_default();
+        let others =
+            swarm.gathered(&digest).map(|gathering| gathering.takers(piece, &asker, &zone)).unwrap_or_default();
         return if others.is_empty() || query.insist {
             status(StatusCode::NOT_FOUND)
         } else {
@@ -168,15 +171,14 @@ async fn answer(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Bod
     let gathering = swarm.gathering(&digest);
     swarm.note_holder(&digest, &asker, false);
     if swarm.is_private(&query.name, &digest) {
-        if query.insist || gathering.took_first(piece, &asker) {
-            return status(StatusCode::FORBIDDEN);
-        }
-        let others = gathering.takers(piece, &asker);
-        return redirect(swarm, &others);
+        return match gathering.send(piece, &asker, query.insist) {
+            None => status(StatusCode::FORBIDDEN),
+            Some(other) => redirect(swarm, &[other]),
+        };
     }
     let errand = Errand { name: query.name.clone(), own: None, hops: query.hops, asker: Some(asker.clone()) };
     let found = swarm.ensure(&gathering, piece, &errand);
-    give_or_redirect(swarm, gathering, found, query, asker)
+    give_or_redirect(swarm, gathering, found, query, Asker { id: asker, zone })
 }
 
 /// Gives a piece, or sends the asker to the end of the line of those who take it, if it is given to enough already.
@@ -185,25 +187,23 @@ fn give_or_redirect(
     gathering: Arc<Gathering>,
     found: Piece,
     query: Query,
-    asker: NodeId,
+    asker: Asker,
 ) -> Response<Body> {
-    let piece = query.piece;
-    let fanout = swarm.fanout();
-    let most = if query.hops == 0 { fanout.others } else { fanout.home };
-    if gathering.giving(piece) >= most && !query.insist {
-        let others = gathering.line_up(piece, &asker, fanout.others);
-        if !others.is_empty() {
-            return redirect(swarm, &others);
-        }
-    }
     let flow = match found {
         Piece::Coming(flow) => flow,
-        Piece::Present => match gathering.length(piece) {
+        Piece::Present => match gathering.length(query.piece) {
             Some(length) => present(length),
             None => return status(StatusCode::NOT_FOUND),
         },
     };
-    frames(Giving::new(swarm, flow, query, asker, Start::Gathered(gathering)))
+    let (piece, fanout) = (query.piece, swarm.fanout());
+    let most = if query.hops == 0 { fanout.others } else { fanout.home };
+    if query.insist {
+        gathering.give(piece, &asker.id, &asker.zone);
+    } else if let Turn::Ask(others) = gathering.turn(piece, &asker.id, &asker.zone, most, fanout.others) {
+        return redirect(swarm, &others);
+    }
+    frames(Giving::new(swarm, flow, query, Start::Gathered(gathering, asker)))
 }
 
 fn present(length: u64) -> watch::Receiver<Flow> {
@@ -235,6 +235,12 @@ fn frames(giving: Giving) -> Response<Body> {
     response
 }
 
+/// The node that asks.
+struct Asker {
+    id: NodeId,
+    zone: Arc<str>,
+}
+
 /// Where a piece's bytes are read.
 #[derive(Clone)]
 enum Place {
@@ -244,7 +250,7 @@ enum Place {
 
 /// What a piece is part of.
 enum Start {
-    Gathered(Arc<Gathering>),
+    Gathered(Arc<Gathering>, Asker),
     Known { size: u64, place: Place },
 }
 
@@ -253,7 +259,6 @@ struct Giving {
     swarm: Arc<Swarm>,
     flow: watch::Receiver<Flow>,
     query: Query,
-    asker: NodeId,
     start: Start,
     begun: Instant,
     /// The piece's length and where it is, once the asker was told that it comes.
@@ -265,16 +270,12 @@ struct Giving {
 }
 
 impl Giving {
-    fn new(swarm: &Arc<Swarm>, flow: watch::Receiver<Flow>, query: Query, asker: NodeId, start: Start) -> Giving {
-        if let Start::Gathered(gathering) = &start {
-            gathering.give(query.piece);
-        }
+    fn new(swarm: &Arc<Swarm>, flow: watch::Receiver<Flow>, query: Query, start: Start) -> Giving {
         Giving {
             swarm: swarm.clone(),
             flow,
             at: query.from,
             query,
-            asker,
             start,
             begun: Instant::now(),
             running: None,
@@ -321,7 +322,7 @@ impl Giving {
     fn begin(&mut self, flow: &Flow) -> Option<Frame> {
         let known = match &self.start {
             Start::Known { size, place } => Some((*size, place.clone())),
-            Start::Gathered(gathering) => {
+            Start::Gathered(gathering, _) => {
                 gathering.size().and_then(|size| Some((size, Place::File(gathering.ingest()?.file().clone()))))
             }
         };
@@ -333,9 +334,6 @@ impl Giving {
             (end, Some(depth), _) if end.is_none() && depth >= self.query.below => true,
             (_, Some(depth), Some((size, place))) => match piece_range(size, self.query.piece) {
                 Some(range) => {
-                    if let Start::Gathered(gathering) = &self.start {
-                        gathering.took(self.query.piece, &self.asker);
-                    }
                     self.running = Some((range.end - range.start, place));
                     let depth = if flow.end.is_some() { 0 } else { depth };
                     return Some(Frame::Start { size, depth });
@@ -351,12 +349,11 @@ impl Giving {
     /// The origin gives the piece only to who has a right of its own: the first who asks fetches it, the others get it there.
     fn private(&mut self) -> Frame {
         self.ended = true;
-        let Start::Gathered(gathering) = &self.start else { return Frame::No(No::Private) };
-        let piece = self.query.piece;
-        if self.query.insist || gathering.took_first(piece, &self.asker) {
-            return Frame::No(No::Private);
+        let Start::Gathered(gathering, asker) = &self.start else { return Frame::No(No::Private) };
+        match gathering.send(self.query.piece, &asker.id, self.query.insist) {
+            None => Frame::No(No::Private),
+            Some(other) => Frame::Elsewhere(vec![other]),
         }
-        Frame::Elsewhere(gathering.takers(piece, &self.asker))
     }
 
     async fn read(&mut self, place: Place, there: u64) -> Option<Bytes> {
@@ -370,21 +367,13 @@ impl Giving {
                 let part = all.get(from as usize..from as usize + length)?;
                 Frame::Bytes(all.slice_ref(part)).encode()
             }
-            Place::File(file) => {
-                let reading = tokio::task::spawn_blocking(move || {
-                    let mut buffer = vec![0; HEAD + length];
-                    buffer[..HEAD].copy_from_slice(&wire::bytes_head(length));
-                    file.read_exact_at(&mut buffer[HEAD..], from).map(|()| buffer)
-                });
-                match reading.await {
-                    Ok(Ok(buffer)) => Bytes::from(buffer),
-                    Ok(Err(error)) => {
-                        tracing::warn!(digest = %self.query.digest, %error, "a piece cannot be read");
-                        return None;
-                    }
-                    Err(_) => return None,
+            Place::File(file) => match read_behind(&wire::bytes_head(length), &file, from, length).await {
+                Ok(buffer) => Bytes::from(buffer),
+                Err(error) => {
+                    tracing::warn!(digest = %self.query.digest, %error, "a piece cannot be read");
+                    return None;
                 }
-            }
+            },
         };
         self.at += length as u64;
         self.swarm.metrics.sent(length as u64);
@@ -394,8 +383,8 @@ impl Giving {
 
 impl Drop for Giving {
     fn drop(&mut self) {
-        if let Start::Gathered(gathering) = &self.start {
-            gathering.given(self.query.piece);
+        if let Start::Gathered(gathering, asker) = &self.start {
+            gathering.given(self.query.piece, &asker.zone);
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::client::Answer;
 use super::fetch::Errand;
 use super::gathering::{Gathering, Piece, Trouble};
+use super::reading::read_behind;
 use super::swarm::Swarm;
 use super::wire::{Frame, Query};
 use crate::health::Reason;
@@ -207,13 +208,9 @@ impl Own {
         let length = (there - self.at).min(CHUNK) as usize;
         let (file, at) = (self.gathering.ingest().map(|ingest| ingest.file().clone()), self.at);
         let Some(file) = file else { return Err(Trouble::Other("there is no file")) };
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut buffer = vec![0; length];
-            file.read_exact_at(&mut buffer, at).map(|()| buffer)
-        });
-        let bytes = match reading.await {
-            Ok(Ok(buffer)) => Bytes::from(buffer),
-            _ => return Err(Trouble::Other("the file of the fill cannot be read")),
+        let bytes = match read_behind(&[], &file, at, length).await {
+            Ok(buffer) => Bytes::from(buffer),
+            Err(_) => return Err(Trouble::Other("the file of the fill cannot be read")),
         };
         self.at += length as u64;
         let piece = piece_of(self.at);

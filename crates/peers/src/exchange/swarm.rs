@@ -22,8 +22,8 @@ use crate::members::{Members, NodeId};
 
 /// How often what nobody uses any more is looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
-/// How many nodes of one zone a piece should go through, one after the other.
-const LINE: usize = 5;
+/// Through how many nodes of one zone a piece should go at most, one after the other.
+const LINE: usize = 32;
 /// How many lines of nodes begin at a piece's home at most.
 const LINES: usize = 6;
 /// How many blobs' holders are remembered.
@@ -287,13 +287,19 @@ impl Swarm {
         self.health.failed(id, reason, Instant::now());
     }
 
-    /// How many answers with one piece are in progress before askers are sent to others who get it.
+    /// To how many nodes of one zone a piece is given at a time before askers are sent to others who get it.
     ///
-    /// Nodes that want a blob at once share full links. Where each gives each piece on once, all give the same; a home, which gives
-    /// more, is that of few pieces. In a large cluster the lines would be long: there they branch.
+    /// Nodes that want a blob at once share full links. Where each piece goes through all of them in one line, all give the
+    /// same, and no link is full of what others wait for. In a larger zone there are several lines, and at last they branch.
     pub(super) fn fanout(&self) -> Fanout {
         let nodes = self.members.placement().zone(&self.members.zone()).len();
-        Fanout { home: (nodes / LINE).clamp(2, LINES), others: if nodes <= LINES * (LINE + 2) { 1 } else { 2 } }
+        let lines = nodes.div_ceil(LINE).max(1);
+        Fanout { home: lines.min(LINES), others: if lines <= LINES { 1 } else { 2 } }
+    }
+
+    /// The zone of a node; one that is not listed counts as near.
+    pub(super) fn zone_of(&self, id: &NodeId) -> Arc<str> {
+        self.members.placement().get(id).map_or_else(|| self.members.zone(), |member| member.zone.clone())
     }
 
     /// How many pieces of one blob are fetched at a time.

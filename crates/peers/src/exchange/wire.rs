@@ -23,7 +23,7 @@ pub(super) const HOLDERS: &str = "larder-holders";
 pub(super) const FRAMES: HeaderValue = HeaderValue::from_static("application/vnd.larder.frames");
 
 /// The longest chain of nodes through which a piece flows while it comes in.
-pub(super) const DEEPEST: u8 = 16;
+pub(super) const DEEPEST: u8 = 64;
 /// The most bytes in one frame.
 pub(super) const FRAME: usize = 256 * 1024;
 /// The length of a frame's head: its kind, and the length of what follows.

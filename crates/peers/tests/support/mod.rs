@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -213,6 +213,19 @@ pub struct Cluster {
     shared: bool,
 }
 
+/// Listens on a port that the system gives to no connection, so that a node that was killed finds it free when it starts anew.
+async fn listen() -> TcpListener {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 15_000 + (std::process::id() % 500 * 32) as u16;
+    for _ in 0..10_000 {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 1000;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+            return listener;
+        }
+    }
+    panic!("no port is free");
+}
+
 impl Cluster {
     /// So many nodes in each of these zones.
     pub async fn start(origin: Origin, zones: &[(&str, usize)], settings: Settings) -> Cluster {
@@ -221,8 +234,7 @@ impl Cluster {
         let (mut list, mut listeners) = (Vec::new(), Vec::new());
         for (zone, count) in zones {
             for _ in 0..*count {
-                // Kept from here on, so that nobody else gets its port.
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+                let listener = listen().await;
                 list.push(Member::new(format!("node-{}", list.len() + 1), listener.local_addr().unwrap(), zone));
                 listeners.push(listener);
             }
