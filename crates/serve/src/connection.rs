@@ -9,10 +9,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::drain::linger;
+use crate::handshake::Handshake;
 use crate::service::{Client, Shared};
 use crate::settings::Limits;
 use crate::tls::TlsIo;
@@ -27,7 +27,6 @@ const HEAD_LIMIT: usize = 64 << 10;
 pub(crate) struct Host {
     pub(crate) shared: Arc<Shared>,
     pub(crate) limits: Limits,
-    pub(crate) tls: Option<TlsAcceptor>,
     /// Told when connections are to end after the request that they are at.
     pub(crate) drain: CancellationToken,
     /// Told when connections are to end.
@@ -51,27 +50,27 @@ impl Returned {
 }
 
 impl Host {
-    /// Serves one connection to its end.
-    pub(crate) async fn serve(&self, stream: TcpStream, address: SocketAddr) {
+    /// Serves one connection to its end, which begins with a TLS handshake if there is one.
+    pub(crate) async fn serve(&self, stream: TcpStream, address: SocketAddr, tls: Option<&Handshake>) {
         let _open = self.shared.metrics.connection();
         // Answers leave at once: what should share a packet is written in one go.
         let _ = stream.set_nodelay(true);
         let (phase, returned) = (Phase::new(), Returned::default());
         let state = phase.clone();
         let served = async {
-            let Some(tls) = &self.tls else {
+            let Some(tls) = tls else {
                 let mappings = Arc::new(Mappings::default());
                 let watch = Watch::new(phase.clone(), &self.limits);
                 let io = PlainIo::new(stream, mappings.clone(), watch, returned.clone());
                 return self.speak(io, phase, address, Some(mappings)).await;
             };
-            let stream = match tokio::time::timeout(self.limits.head, tls.accept(stream)).await {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => {
-                    tracing::debug!(client = %address, %error, "TLS handshake failed");
-                    return false;
+            let stream = match tls.accept(stream, address, self.limits.head).await {
+                Ok(stream) => stream,
+                Err(Some(stream)) => {
+                    returned.put(stream);
+                    return true;
                 }
-                Err(_) => return false,
+                Err(None) => return false,
             };
             let watch = Watch::new(phase.clone(), &self.limits);
             self.speak(TlsIo::new(stream, watch, returned.clone()), phase, address, None).await

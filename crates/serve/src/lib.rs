@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! Port (port.rs)            an address that is listened on
-//! Server (server.rs)        accepts, bounds, drains
-//!   Host (connection.rs)    one connection: hyper over PlainIo (zero_copy.rs) or TlsIo (tls.rs), with the deadlines of watch.rs
+//! Server (server.rs)        accepts at one or two addresses, bounds, drains
+//!   Host (connection.rs)    one connection: hyper over PlainIo (zero_copy.rs) or TlsIo (tls.rs, after handshake.rs), with the
+//!                           deadlines of watch.rs
 //!     Client (service.rs)   one request: query.rs, authorization.rs, throttle.rs, range.rs → engine → answer.rs, failure.rs
 //!       Body (body.rs)      its bytes, piece by piece from content.rs; counted and logged at its end
 //! Admin (admin.rs)          metrics and probes, on their own port
@@ -18,6 +19,7 @@ mod connection;
 mod content;
 mod drain;
 mod failure;
+mod handshake;
 mod metrics;
 mod port;
 mod query;
@@ -34,4 +36,4 @@ pub use admin::Admin;
 pub use metrics::Metrics;
 pub use port::Port;
 pub use server::{Error, Server};
-pub use settings::{Limits, Mirror, ServeSettings, TlsFiles};
+pub use settings::{Limits, Mirror, ServeSettings, TlsChoice, TlsFiles};

@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::handshake::{Door, Refusal};
+
 /// The server's counters. Clones count together.
 #[derive(Clone)]
 pub struct Metrics(Arc<Counters>);
@@ -24,6 +26,7 @@ struct Counters {
     streams: Gauge,
     waits: Counter,
     accept_failures: Counter,
+    handshakes: Family<HandshakeLabels, Counter>,
 }
 
 /// What was asked for: a label.
@@ -94,6 +97,12 @@ struct EndpointLabels {
     endpoint: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabels {
+    listener: &'static str,
+    reason: &'static str,
+}
+
 impl Metrics {
     /// Makes the counters and names them in `registry`, below its prefix.
     pub fn register(registry: &mut Registry) -> Metrics {
@@ -111,6 +120,7 @@ impl Metrics {
             streams: Gauge::default(),
             waits: Counter::default(),
             accept_failures: Counter::default(),
+            handshakes: Family::default(),
         };
         let c = &counters;
         registry.register(
@@ -136,6 +146,11 @@ impl Metrics {
             "accept_failures",
             "Connections that could not be accepted, for want of file descriptors or memory",
             c.accept_failures.clone(),
+        );
+        registry.register(
+            "handshakes_failed",
+            "TLS connections that did not come about, by the address that was come to and why",
+            c.handshakes.clone(),
         );
         Metrics(Arc::new(counters))
     }
@@ -167,6 +182,11 @@ impl Metrics {
 
     pub(crate) fn accept_failed(&self) {
         self.0.accept_failures.inc();
+    }
+
+    pub(crate) fn handshake_failed(&self, door: Door, refusal: Refusal) {
+        let labels = HandshakeLabels { listener: door.as_str(), reason: refusal.as_str() };
+        self.0.handshakes.get_or_create(&labels).inc();
     }
 }
 

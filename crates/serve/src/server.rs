@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::Host;
+use crate::handshake::{Door, Handshake};
 use crate::metrics::Metrics;
 use crate::port::Port;
 use crate::service::Shared;
-use crate::settings::{Limits, ServeSettings};
+use crate::settings::{Limits, ServeSettings, TlsChoice};
 use crate::throttle::Throttle;
 
 /// How long to wait when there are no more file descriptors.
@@ -46,11 +47,29 @@ pub enum Error {
 
 /// Answers the distribution API from an engine.
 pub struct Server {
-    listener: TcpListener,
-    addr: SocketAddr,
+    clients: Entrance,
+    nodes: Option<Entrance>,
     shared: Arc<Shared>,
     limits: Limits,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+}
+
+/// An address that is listened on, and how a connection there begins.
+struct Entrance {
+    listener: TcpListener,
+    addr: SocketAddr,
+    tls: Option<Arc<Handshake>>,
+}
+
+impl Entrance {
+    fn new(port: Port, tls: Option<Handshake>) -> Entrance {
+        let Port { listener, addr } = port;
+        Entrance { listener, addr, tls: tls.map(Arc::new) }
+    }
+
+    /// The next connection. Cancellation-safe.
+    async fn accept(&self) -> (io::Result<(TcpStream, SocketAddr)>, Option<Arc<Handshake>>) {
+        (self.listener.accept().await, self.tls.clone())
+    }
 }
 
 impl Server {
@@ -67,32 +86,40 @@ impl Server {
             .ok()
             .filter(|_| plain)
             .ok_or(Error::Realm)?;
-        let tls = tls.as_ref().map(crate::tls::acceptor).transpose()?;
-        let Port { listener, addr } = port;
+        let tls = tls.as_ref().map(crate::tls::shown).transpose()?;
+        let tls = tls.map(|choice| Handshake::new(Door::Clients, choice, metrics.clone()));
         let throttle = Throttle::new(limits.refusals);
         let shared = Arc::new(Shared { engine, metrics, unqualified, mirror, login, challenge, throttle });
-        Ok(Server { listener, addr, shared, limits, tls })
+        Ok(Server { clients: Entrance::new(port, tls), nodes: None, shared, limits })
+    }
+
+    /// Answers nodes besides, who come to `port` over TLS: whom to let in is for `tls` to say, and what a client may have
+    /// is then found out as for any other. Limits hold for both addresses together.
+    #[must_use]
+    pub fn with_nodes(mut self, port: Port, tls: TlsChoice) -> Server {
+        let handshake = Handshake::new(Door::Nodes, tls, self.shared.metrics.clone());
+        self.nodes = Some(Entrance::new(port, Some(handshake)));
+        self
     }
 
     /// The address in use, with the port that the system chose.
     pub fn local_addr(&self) -> SocketAddr {
-        self.addr
+        self.clients.addr
+    }
+
+    /// The same of the address for nodes, if there is one.
+    pub fn nodes_addr(&self) -> Option<SocketAddr> {
+        self.nodes.as_ref().map(|nodes| nodes.addr)
     }
 
     /// Serves until `cancel`; then lets answers in progress end for `grace`, and cuts what is left.
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
-        let Server { listener, shared, limits, tls, .. } = self;
+        let Server { clients, nodes, shared, limits, .. } = self;
         let metrics = shared.metrics.clone();
         let slots = Arc::new(Semaphore::new(limits.connections));
         let abort = CancellationToken::new();
-        let host = Arc::new(Host {
-            shared,
-            limits,
-            tls,
-            drain: cancel.clone(),
-            abort: abort.clone(),
-            pressure: Notify::new(),
-        });
+        let host =
+            Arc::new(Host { shared, limits, drain: cancel.clone(), abort: abort.clone(), pressure: Notify::new() });
         let connections = TaskTracker::new();
         let accept = async {
             loop {
@@ -103,11 +130,18 @@ impl Server {
                         freed(&slots, &host).await
                     }
                 };
-                match listener.accept().await {
+                let (accepted, tls) = match &nodes {
+                    None => clients.accept().await,
+                    Some(nodes) => tokio::select! {
+                        accepted = clients.accept() => accepted,
+                        accepted = nodes.accept() => accepted,
+                    },
+                };
+                match accepted {
                     Ok((stream, address)) => {
                         let host = host.clone();
                         connections.spawn(async move {
-                            host.serve(stream, address).await;
+                            host.serve(stream, address, tls.as_deref()).await;
                             drop(slot);
                         });
                     }
@@ -125,7 +159,7 @@ impl Server {
             () = accept => {}
             () = cancel.cancelled() => {}
         }
-        drop(listener);
+        drop((clients, nodes));
         connections.close();
         if tokio::time::timeout(grace, connections.wait()).await.is_err() {
             tracing::warn!(connections = connections.len(), "cut what did not end in time");

@@ -1,7 +1,9 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oci::Registry;
+use rustls::ServerConfig;
 
 /// How a [`Server`](crate::Server) answers: by default over plain HTTP, with the usual limits.
 #[derive(Clone, Debug)]
@@ -48,6 +50,9 @@ pub struct TlsFiles {
     /// The private key: PKCS#8, PKCS#1 or SEC1.
     pub key_file: PathBuf,
 }
+
+/// Gives the TLS configuration of the moment, so that certificates can be replaced at any time.
+pub type TlsChoice = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
 /// What clients may use up.
 #[derive(Clone, Debug)]

@@ -9,17 +9,16 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::connection::Returned;
 use crate::server::Error;
-use crate::settings::TlsFiles;
+use crate::settings::{TlsChoice, TlsFiles};
 use crate::watch::Watch;
 use crate::zero_copy::unacknowledged;
 
-/// Reads a certificate and its key and makes what accepts TLS connections with it: 1.2 and 1.3, HTTP/1.1.
-pub(crate) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, Error> {
+/// Reads a certificate and its key for TLS 1.2 and 1.3, HTTP/1.1, with clients that need none.
+pub(crate) fn shown(files: &TlsFiles) -> Result<TlsChoice, Error> {
     let unreadable = |path: &Path, reason: String| Error::Tls { path: path.to_owned(), reason };
     let chain = CertificateDer::pem_file_iter(&files.cert_file)
         .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
@@ -34,7 +33,8 @@ pub(crate) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, Error> {
         .with_single_cert(chain, key)
         .map_err(|error| unreadable(&files.cert_file, error.to_string()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    let config = Arc::new(config);
+    Ok(Arc::new(move || config.clone()))
 }
 
 /// A TLS connection with deadlines.

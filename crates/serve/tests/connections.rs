@@ -4,11 +4,12 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serve::TlsFiles;
 use support::{Client, Fixture, LONG, OriginBlob, noise, wait_for};
 use tokio::sync::Semaphore;
@@ -164,22 +165,10 @@ fn a_drain_cuts_what_does_not_end() {
     wait_for("the server ends", || fixture.ended.is_finished());
 }
 
-#[test]
-fn tls_serves_the_same_bytes() {
-    let folder = tempfile::tempdir().unwrap();
-    let (cert_file, key_file) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    std::fs::write(&cert_file, pair.cert.pem()).unwrap();
-    std::fs::write(&key_file, pair.signing_key.serialize_pem()).unwrap();
+/// A connection by TLS to a server that shows a certificate for `localhost`.
+fn connect_tls(addr: SocketAddr, certificate: CertificateDer<'static>) -> Client<impl Read + Write> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(rustls::pki_types::CertificateDer::from_pem_file(&cert_file).unwrap()).unwrap();
-    let fixture = Fixture::with(|settings| {
-        settings.tls = Some(TlsFiles { cert_file, key_file });
-        settings.limits.head = SOON;
-    });
-    let bytes = noise(3 * (1 << 20) + 17);
-    let digest = fixture.origin.blob(bytes.clone());
-    let target = format!("/v2/reg.test/a/b/blobs/{digest}");
+    roots.add(certificate).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -187,7 +176,24 @@ fn tls_serves_the_same_bytes() {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let session = rustls::ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-    let mut client = Client::over(rustls::StreamOwned::new(session, Client::new(fixture.addr).stream));
+    Client::over(rustls::StreamOwned::new(session, Client::new(addr).stream))
+}
+
+#[test]
+fn tls_serves_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert_file, key_file) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&cert_file, pair.cert.pem()).unwrap();
+    std::fs::write(&key_file, pair.signing_key.serialize_pem()).unwrap();
+    let fixture = Fixture::with(|settings| {
+        settings.tls = Some(TlsFiles { cert_file, key_file });
+        settings.limits.head = SOON;
+    });
+    let bytes = noise(3 * (1 << 20) + 17);
+    let digest = fixture.origin.blob(bytes.clone());
+    let target = format!("/v2/reg.test/a/b/blobs/{digest}");
+    let mut client = connect_tls(fixture.addr, pair.cert.der().clone());
     let cold = client.get(&target, &[]);
     assert!(cold.complete && cold.body == bytes);
     fixture.keep(&digest);
@@ -200,4 +206,43 @@ fn tls_serves_the_same_bytes() {
     plain.stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: larder\r\n\r\n").unwrap();
     while plain.more() {}
     assert!(fixture.connect().ended());
+}
+
+#[test]
+fn both_addresses_have_one_server_behind_them() {
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (pair.cert.der().clone(), pair.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], PrivateKeyDer::Pkcs8(key.into()))
+        .unwrap();
+    let (config, chosen) = (Arc::new(config), Arc::new(AtomicUsize::new(0)));
+    let choice = {
+        let chosen = chosen.clone();
+        move || {
+            chosen.fetch_add(1, Ordering::Relaxed);
+            config.clone()
+        }
+    };
+    let fixture = Fixture::with_nodes(|settings| settings.limits.connections = 1, Arc::new(choice));
+    let nodes = fixture.nodes.unwrap();
+    let bytes = noise(300_000);
+    let target = format!("/v2/reg.test/a/b/blobs/{}", fixture.origin.blob(bytes.clone()));
+    // Of one connection at a time, whichever address it came to, the idle one makes room.
+    for turn in 1..=3 {
+        assert!(fixture.connect().get(&target, &[]).body == bytes);
+        let mut node = connect_tls(nodes, certificate.clone());
+        assert!(node.get(&target, &[]).body == bytes);
+        let mut client = fixture.connect();
+        assert!(client.get(&target, &[]).body == bytes);
+        assert!(node.ended());
+        assert_eq!(chosen.load(Ordering::Relaxed), turn, "the configuration is asked for with each connection");
+    }
+    fixture.cancel.cancel();
+    for addr in [fixture.addr, nodes] {
+        wait_for("new connections are refused", || TcpStream::connect(addr).is_err());
+    }
+    wait_for("the server ends", || fixture.ended.is_finished());
 }

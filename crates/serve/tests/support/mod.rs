@@ -17,7 +17,7 @@ use cache::{
 };
 use oci::{Digest, MediaType, Name, Reference, Registry};
 use prometheus_client::registry::Registry as Numbers;
-use serve::{Metrics, Port, ServeSettings, Server};
+use serve::{Metrics, Port, ServeSettings, Server, TlsChoice};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -177,6 +177,8 @@ pub struct Fixture {
     pub origin: Arc<Origin>,
     pub engine: Arc<Engine>,
     pub addr: SocketAddr,
+    /// Where nodes come to.
+    pub nodes: Option<SocketAddr>,
     pub numbers: Arc<Numbers>,
     pub store: PathBuf,
     pub cancel: CancellationToken,
@@ -204,6 +206,15 @@ impl Fixture {
     }
 
     pub fn with(change: impl FnOnce(&mut ServeSettings)) -> Fixture {
+        Fixture::build(change, None)
+    }
+
+    /// One with an address for nodes besides.
+    pub fn with_nodes(change: impl FnOnce(&mut ServeSettings), tls: TlsChoice) -> Fixture {
+        Fixture::build(change, Some(tls))
+    }
+
+    fn build(change: impl FnOnce(&mut ServeSettings), nodes: Option<TlsChoice>) -> Fixture {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let origin = Arc::new(Origin::default());
@@ -222,15 +233,19 @@ impl Fixture {
             let port = Port::take("127.0.0.1:0".parse().unwrap()).unwrap();
             let upstreams = Arc::new(One(Arc::new(upstream)));
             let engine = Engine::start(Arc::new(disk), upstreams, EngineSettings::default(), cache_metrics);
-            let server = Server::new(port, settings, engine.clone(), metrics).unwrap();
+            let mut server = Server::new(port, settings, engine.clone(), metrics).unwrap();
+            if let Some(tls) = nodes {
+                server = server.with_nodes(Port::take("127.0.0.1:0".parse().unwrap()).unwrap(), tls);
+            }
             (engine, server)
         });
-        let (addr, cancel) = (server.local_addr(), CancellationToken::new());
+        let (addr, nodes, cancel) = (server.local_addr(), server.nodes_addr(), CancellationToken::new());
         let ended = runtime.spawn(server.run(cancel.clone(), GRACE));
         Fixture {
             origin,
             engine,
             addr,
+            nodes,
             numbers: Arc::new(numbers),
             store,
             cancel,
