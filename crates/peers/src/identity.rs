@@ -203,9 +203,11 @@ impl Identity {
         }
     }
 
-    /// Reloads every so often, for ever, and logs what it finds: each mistake once, not each time. Cancellation safe.
+    /// Reloads every so often, for ever, and logs what it finds: each mistake once, not each time, and that the certificate
+    /// has expired. Cancellation safe.
     pub async fn keep_fresh(self: Arc<Identity>, every: Duration) {
         let mut complaint = None;
+        let mut expired = None;
         loop {
             tokio::time::sleep(every).await;
             let identity = self.clone();
@@ -228,6 +230,11 @@ impl Identity {
                 }
                 // The runtime is ending.
                 Err(_) => return,
+            }
+            let Expiry { certificate, authority } = self.expiry();
+            let end = certificate.min(authority);
+            if end <= SystemTime::now() && expired.replace(end) != Some(end) {
+                tracing::error!(cert = %self.files.cert.display(), "the certificate or its authority has expired: nobody believes it any more");
             }
         }
     }

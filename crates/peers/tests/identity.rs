@@ -97,7 +97,7 @@ async fn nodes_and_registry_believe_each_other() {
 async fn who_is_of_another_role_is_refused() {
     let dir = authority();
     let (a, registry) = (identity(&dir, "a"), identity(&dir, "registry"));
-    both_refuse(meet(&a, &[Role::Node], &registry, Role::Node).await, "NotValidForName");
+    both_refuse(meet(&a, &[Role::Node], &registry, Role::Node).await, "not valid for name \"larder-node\"");
     both_refuse(meet(&a, &[Role::Node], &a, Role::Registry).await, "not valid for name");
     both_refuse(meet(&a, &[], &a, Role::Node).await, "NotValidForName");
 }

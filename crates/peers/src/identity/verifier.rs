@@ -97,11 +97,15 @@ impl ClientCertVerifier for OfRoles {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        if self.roles.iter().any(|role| names_role(end_entity, *role).is_ok()) {
-            Ok(verified)
-        } else {
-            Err(CertificateError::NotValidForName.into())
+        let mut error = CertificateError::NotValidForName.into();
+        for role in &self.roles {
+            match names_role(end_entity, *role) {
+                Ok(()) => return Ok(verified),
+                // Says what it names instead.
+                Err(other) => error = other,
+            }
         }
+        Err(error)
     }
 
     fn verify_tls12_signature(
