@@ -1,5 +1,5 @@
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cache::Source;
 use oci::Registry;
@@ -10,6 +10,7 @@ use crate::breaker::Breaker;
 use crate::dial::{Dialer, HostRule, Hosts};
 use crate::directory::{client, shared};
 use crate::exchange::{Client, Exchange};
+use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::origin::Origin;
 use crate::settings::{
@@ -19,6 +20,9 @@ use crate::trust::{Authorities, Trust};
 
 /// A registry nearby that takes longer to connect to is down, and the origin is asked instead.
 const CONNECT: Duration = Duration::from_secs(1);
+
+/// That it cannot be asked is said no more often than this.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// TLS with the system's authorities and these besides.
 ///
@@ -35,6 +39,32 @@ pub(crate) struct FrontDoor {
     client: Client,
     /// One for all registries: it is one server.
     breaker: Arc<Breaker>,
+    health: Arc<Health>,
+}
+
+/// Whether the registry in front can be asked, as far as the log is concerned: that it cannot shows nowhere else, since the
+/// origin is asked instead.
+#[derive(Default)]
+pub(crate) struct Health {
+    said: Mutex<Option<Instant>>,
+}
+
+impl Health {
+    /// Says now and then why it did not answer.
+    pub(crate) fn failed(&self, label: &str, failure: &Failure) {
+        if !failure.unwell {
+            return;
+        }
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|said| said.elapsed() >= QUIET) {
+            *said = Some(Instant::now());
+            tracing::warn!(
+                registry = label,
+                reason = failure.reason,
+                "the larder registry gives nothing: the origin is asked"
+            );
+        }
+    }
 }
 
 impl FrontDoor {
@@ -57,7 +87,8 @@ impl FrontDoor {
         let hosts = Hosts::from([((host, url.port_or_known_default()), HostRule { trust })]);
         let client = client(Dialer::new(resolver.clone(), hosts, settings.deadlines.connect.min(CONNECT)));
         let gauge = metrics.of("registry".to_owned()).open_breakers.clone();
-        Ok(FrontDoor { url, client, breaker: Arc::new(Breaker::new(settings.breaker, gauge)) })
+        let breaker = Arc::new(Breaker::new(settings.breaker, gauge));
+        Ok(FrontDoor { url, client, breaker, health: Arc::default() })
     }
 
     /// The source for one registry's content.
@@ -78,6 +109,6 @@ impl FrontDoor {
             metrics,
             "registry".to_owned(),
         );
-        Arc::new(Origin::front(Exchange::new(shared, url, self.breaker.clone())))
+        Arc::new(Origin::front(Exchange::new(shared, url, self.breaker.clone()), self.health.clone()))
     }
 }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use cache::{
     Ask, BlobBody, BlobHead, Document, DocumentQuery, FailureKind, ManifestBody, ManifestHead, Source, SourceError,
@@ -9,6 +11,7 @@ use url::form_urlencoded::byte_serialize;
 
 use crate::exchange::{self, Answer, Call, Exchange};
 use crate::failure::{Failure, label};
+use crate::front::Health;
 use crate::header;
 
 const ANY: HeaderValue = HeaderValue::from_static("*/*");
@@ -20,16 +23,17 @@ const INDEX: HeaderValue = HeaderValue::from_static("application/vnd.oci.image.i
 pub(crate) struct Origin {
     exchange: Exchange,
     kind: SourceKind,
+    health: Option<Arc<Health>>,
 }
 
 impl Origin {
     pub(crate) fn new(exchange: Exchange) -> Origin {
-        Origin { exchange, kind: SourceKind::Origin }
+        Origin { exchange, kind: SourceKind::Origin, health: None }
     }
 
     /// A larder registry in front of an upstream's own endpoints.
-    pub(crate) fn front(exchange: Exchange) -> Origin {
-        Origin { exchange, kind: SourceKind::Registry }
+    pub(crate) fn front(exchange: Exchange, health: Arc<Health>) -> Origin {
+        Origin { exchange, kind: SourceKind::Registry, health: Some(health) }
     }
 
     /// Sends a request; the answer's status is one that gives what was asked.
@@ -48,6 +52,9 @@ impl Origin {
 
     fn fail(&self, failure: Failure) -> SourceError {
         self.exchange.metrics().error(label(failure.kind));
+        if let Some(health) = &self.health {
+            health.failed(self.exchange.label(), &failure);
+        }
         failure.into_error(self.exchange.label())
     }
 
