@@ -52,7 +52,14 @@ fn print_table(minted: &Minted) {
         let folder = files.cert.parent().unwrap_or(Path::new("."));
         println!("{:<12} {}, {}, good for {} days", leaf.name, folder.display(), leaf.role, days(*until));
     }
-    println!("copy each folder to /etc/larder/peers of its machine; running agents take new files within ten seconds");
+    let of = |role| minted.leaves.iter().any(|(leaf, ..)| leaf.role == role);
+    if of(Role::Node) {
+        println!("copy the folder of each node to /etc/larder/peers of its machine");
+    }
+    if of(Role::Registry) {
+        println!("copy the folder of each registry to /etc/larder/registry of its machine");
+    }
+    println!("whoever runs there takes new files within ten seconds");
 }
 
 fn days(until: SystemTime) -> u64 {

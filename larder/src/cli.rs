@@ -31,7 +31,7 @@ enum Command {
     ///
     /// Exits with 1 if there is something to be done.
     Doctor(DoctorArgs),
-    /// Make the certificates by which nodes know each other
+    /// Make the certificates by which nodes and registries know each other
     ///
     /// Makes an authority in DIR if there is none, and a folder for each name.
     Certs(CertsArgs),

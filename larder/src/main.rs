@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod doctor;
 mod failure;
+mod identities;
 mod logging;
 mod node;
 mod process;

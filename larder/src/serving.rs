@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use cache::{DiskStore, Engine, EngineSettings, StoreSettings, Upstreams};
+use peers::Identity;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use serve::{Admin, Mirror, Port, ServeSettings, Server, TlsFiles};
 use tokio_util::sync::CancellationToken;
 use upstream::Directory;
 
-use crate::config::{Budget, Config, Listener, Role, Size, Store};
+use crate::config::{Budget, Config, ForNodes, Listener, Role, Size, Store};
 use crate::failure::Failure;
+use crate::identities::Identities;
 use crate::logging;
 use crate::process::{self, Signals};
 use crate::sharing::Sharing;
@@ -35,6 +37,9 @@ pub fn run(load: impl FnOnce() -> Result<Config, Failure>, check: bool) -> Resul
         for warning in &config.warnings {
             eprintln!("warning: {warning}");
         }
+        if !config.expired.is_empty() {
+            return Err(Failure::Usage(config.expired.join("\n")));
+        }
         return Ok(ExitCode::SUCCESS);
     }
     logging::start(logging::filter(&config.log).expect("the configuration was checked"), config.log_format);
@@ -48,6 +53,10 @@ pub fn run(load: impl FnOnce() -> Result<Config, Failure>, check: bool) -> Resul
     }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    // Not the end: whatever else larder does goes on, and new certificates are taken when they come.
+    for expired in &config.expired {
+        tracing::error!("{expired}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -79,12 +88,28 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Listener::On(address) => Some(Port::take(address).context("--metrics")?),
         Listener::Off => None,
     };
+    let mut identities = Identities::default();
     let peering = match &config.node.peers {
         Some(peering) if config.role == Role::Node => {
-            Some((peering, Port::take(peering.listen).context("node.peers.listen")?))
+            let port = Port::take(peering.listen).context("node.peers.listen")?;
+            Some((peering, port, identities.load("node.peers.certificates", &peering.certificates)?))
         }
         _ => None,
     };
+    let for_nodes = match &config.nodes {
+        Some(ForNodes { listen, certificates }) if config.role == Role::Registry => {
+            let port = Port::take(*listen).context("registry.nodes.listen")?;
+            Some((port, letting_in_nodes(identities.load("registry.nodes.certificates", certificates)?)))
+        }
+        _ => None,
+    };
+    let known_registry = match &config.node.registry_certificates {
+        Some(folder) if config.role == Role::Node && config.node.registry.is_some() => {
+            Some(as_node(identities.load("node.registry_certificates", folder)?))
+        }
+        _ => None,
+    };
+    identities.register(named);
     let store = match shelf(&config) {
         Some(shelf) => DiskStore::open_beside(store_settings(&config.store), Arc::new(shelf)),
         None => DiskStore::open(store_settings(&config.store)),
@@ -92,21 +117,27 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let store = store.context("cannot open the store")?;
     let folder = store.root().to_owned();
     let store: Arc<dyn cache::Store> = Arc::new(store);
-    let upstreams: Arc<dyn Upstreams> = Directory::new(config.upstream_settings()?, upstream_metrics)?;
+    let upstreams: Arc<dyn Upstreams> = Directory::new(config.upstream_settings(known_registry)?, upstream_metrics)?;
     let sharing = match peering {
-        Some((peering, port)) => Some(Sharing::start(peering, port, store.clone(), upstreams.clone(), named).await?),
+        Some((peering, port, identity)) => {
+            Some(Sharing::start(peering, port, identity, store.clone(), upstreams.clone(), named).await?)
+        }
         None => None,
     };
     let upstreams = sharing.as_ref().map_or(upstreams.clone(), |sharing| sharing.before(upstreams));
     let engine = Engine::start(store, upstreams, engine_settings(&config), engine_metrics);
-    let server = Server::new(port, serve_settings(&config), engine.clone(), serve_metrics)?;
+    let mut server = Server::new(port, serve_settings(&config), engine.clone(), serve_metrics)?;
+    if let Some((port, tls)) = for_nodes {
+        server = server.with_nodes(port, tls);
+    }
     let draining = Arc::new(AtomicBool::new(false));
     let admin = admin_port.map(|port| admin(port, registry, engine.clone(), draining.clone()));
 
     let clients = server.local_addr();
+    let nodes = server.nodes_addr().map(tracing::field::display);
     let metrics = admin.as_ref().map(Admin::local_addr).map(tracing::field::display);
     let budget = Size(engine.usage().budget).about();
-    tracing::info!(%clients, tls = config.tls.is_some(), metrics, store = %folder.display(), %budget, "serving");
+    tracing::info!(%clients, tls = config.tls.is_some(), nodes, metrics, store = %folder.display(), %budget, "serving");
     if config.unlisted && config.role == Role::Registry {
         tracing::info!("try it: {}", example(clients, config.tls.is_some()));
     }
@@ -162,6 +193,16 @@ fn admin(port: Port, registry: MetricsRegistry, engine: Arc<Engine>, draining: A
         false => engine.ready(),
     };
     Admin::new(port, Arc::new(registry), ready)
+}
+
+/// How a registry lets nodes in, and nobody else.
+fn letting_in_nodes(identity: Arc<Identity>) -> serve::TlsChoice {
+    Arc::new(move || identity.server(&[peers::Role::Node]))
+}
+
+/// How a node speaks to a registry: nobody else is taken for one, least of all another node.
+fn as_node(identity: Arc<Identity>) -> upstream::TlsChoice {
+    Arc::new(move || identity.client(peers::Role::Registry))
 }
 
 /// What the container runtime of a node has itself.

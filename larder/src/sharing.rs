@@ -1,18 +1,15 @@
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use cache::{Store, Upstreams};
 use node::membership::{ApiServer, Seen, follow};
-use peers::{Exchange, Files, Health, Identity, Member, Members, Peers, Settings, Swarm, WithPeers};
+use peers::{Exchange, Health, Identity, Member, Members, Peers, Settings, Swarm, WithPeers};
 use prometheus_client::registry::Registry as MetricsRegistry;
 use serve::Port;
 use tokio::task::JoinSet;
 
 use crate::config::{MemberList, Peering, Size};
-
-/// How often the certificates' files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// A node's part among the nodes that share what they pull.
 pub struct Sharing {
@@ -21,16 +18,15 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// Begins to answer other nodes, who come to `port`. `upstreams` are the sources beyond them.
+    /// Begins to answer other nodes, who come to `port`, and are told by `identity`. `upstreams` are the sources beyond them.
     pub async fn start(
         peering: &Peering,
         port: Port,
+        identity: Arc<Identity>,
         store: Arc<dyn Store>,
         upstreams: Arc<dyn Upstreams>,
         metrics: &mut MetricsRegistry,
     ) -> anyhow::Result<Sharing> {
-        let files = Files::in_folder(&peering.certificates);
-        let identity = Arc::new(Identity::load(files).context("node.peers.certificates")?);
         let me = Member::new(peering.name.as_str(), peering.listen, &peering.zone);
         let members = Arc::new(Members::new(me));
         let health = Arc::new(Health::default());
@@ -42,13 +38,12 @@ impl Sharing {
             ..Settings::default()
         };
         let metrics = peers::Metrics::register(metrics);
-        let swarm = Swarm::new(settings, members.clone(), health.clone(), identity.clone(), store, upstreams, metrics);
+        let swarm = Swarm::new(settings, members.clone(), health.clone(), identity, store, upstreams, metrics);
         let exchange = Exchange::new(port.into_listener(), swarm.clone()).context("node.peers.listen")?;
         tracing::info!(node = peering.name, address = %exchange.local_addr(), "sharing with other nodes");
 
         let mut tasks = JoinSet::new();
         tasks.spawn(exchange.run());
-        tasks.spawn(identity.keep_fresh(LOOK_EVERY));
         let tidying = swarm.clone();
         tasks.spawn(async move { tidying.tidy().await });
         match &peering.members {

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
@@ -229,6 +230,20 @@ fn scrub_sets_aside_what_is_damaged() {
     assert!(place.run(&["scrub", "--store", "store"]).starts_with("exit 0\n"));
 }
 
+/// Certificates of a day that nobody believes for four days now, in the folder `old`: of `node-1` and of `cache`.
+fn expired(place: &Place) {
+    let day = Duration::from_secs(24 * 3600);
+    let leaf = |name: &str, role| peers::Leaf { name: name.to_owned(), role };
+    let request = peers::Request {
+        dir: place.path().join("old"),
+        leaves: vec![leaf("node-1", peers::Role::Node), leaf("cache", peers::Role::Registry)],
+        validity: day,
+        ca_validity: 365 * day,
+        force: false,
+    };
+    peers::mint(&request, SystemTime::now() - 5 * day).unwrap();
+}
+
 /// A certificate with its key (`cert.pem`, `key.pem`), and another (`ca.pem`).
 fn certificates(place: &Place) {
     let pair = rcgen::generate_simple_self_signed(["larder.example".to_owned()]).unwrap();
@@ -279,4 +294,50 @@ fn nodes_that_share_are_checked_before_they_start() {
         "peers_service",
         check("[node.peers]\nname = \"node-1\"\ncertificates = \"[DIR]/made/node-1\"\nservice = \"larder\"\n")
     );
+}
+
+#[test]
+fn an_address_for_nodes_is_checked_before_the_start() {
+    let place = Place::new();
+    place.run(&["certs", "--dir", "made", "node-1", "--registry", "cache"]);
+    expired(&place);
+    let check = |text: &str| {
+        place.write("larder.toml", text);
+        place.check()
+    };
+    let folder = |folder: &str| format!("[registry.nodes]\ncertificates = \"[DIR]/{folder}\"\n");
+    insta::assert_snapshot!("for_nodes", check(&folder("made/cache")));
+    insta::assert_snapshot!("for_nodes_wrong", check(&format!("{}liten = 3\n[registry.tls]\n", folder("made/node-1"))));
+    insta::assert_snapshot!("for_nodes_missing", check(&folder("none")));
+    insta::assert_snapshot!("for_nodes_expired", check(&folder("old/cache")));
+    insta::assert_snapshot!(
+        "for_nodes_same_port",
+        check(&format!("{}listen = \"127.0.0.1:5001\"\n", folder("made/cache")))
+    );
+    // One file for all machines: each looks at its own certificates only.
+    let shared = format!(
+        "{}[node]\nregistry = \"https://cache\"\nregistry_certificates = \"none\"\n\
+         [node.peers]\ncertificates = \"none\"\nservice = \"a/b\"\n",
+        folder("made/cache")
+    );
+    assert!(check(&shared).starts_with("exit 0\n"), "{}", check(&shared));
+}
+
+#[test]
+fn a_registry_that_knows_nodes_is_checked_before_the_start() {
+    let place = Place::new();
+    place.run(&["certs", "--dir", "made", "node-1", "--registry", "cache"]);
+    expired(&place);
+    let check = |text: &str| {
+        place.write("larder.toml", &format!("[registry.nodes]\ncertificates = \"none\"\n[node]\n{text}"));
+        place.run(&["node", "--config", "larder.toml", "--check", "--store", "/srv/larder"])
+    };
+    let known =
+        |folder: &str| format!("registry = \"https://cache:5002\"\nregistry_certificates = \"[DIR]/{folder}\"\n");
+    insta::assert_snapshot!("known_registry", check(&known("made/node-1")));
+    insta::assert_snapshot!("known_registry_role", check(&known("made/cache")));
+    insta::assert_snapshot!("known_registry_ca", check(&format!("{}registry_ca = \"ca.pem\"\n", known("made/node-1"))));
+    insta::assert_snapshot!("known_registry_expired", check(&known("old/node-1")));
+    insta::assert_snapshot!("known_registry_plain", check(&known("made/node-1").replace("https", "http")));
+    insta::assert_snapshot!("known_registry_none", check("registry_certificates = \"[DIR]/made/node-1\"\n"));
 }

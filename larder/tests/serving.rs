@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
 
@@ -17,6 +17,8 @@ struct Server {
     log: BufReader<ChildStderr>,
     clients: String,
     metrics: String,
+    /// What the log said before it served.
+    before: String,
 }
 
 impl Server {
@@ -34,7 +36,7 @@ impl Server {
             }
         };
         let field = |name: &str| serving[name].as_str().unwrap_or_default().to_owned();
-        Server { clients: field("clients"), metrics: field("metrics"), child, log }
+        Server { clients: field("clients"), metrics: field("metrics"), child, log, before: seen }
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
@@ -158,4 +160,43 @@ fn a_taken_address_is_named() {
         assert!(told.contains(&format!("cannot listen on {address}")), "{told}");
         assert!(!folder.path().join(store).exists(), "a start that fails leaves nothing behind");
     }
+    let configuration = for_nodes(folder.path(), &address, SystemTime::now());
+    let output = command(&folder.path().join("three"), &["--config", &configuration]).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(&format!("registry.nodes.listen: cannot listen on {address}")), "{told}");
+    assert!(!folder.path().join("three").exists(), "a start that fails leaves nothing behind");
+}
+
+/// The path of a configuration with an address for nodes, and certificates made a day before they end.
+fn for_nodes(folder: &Path, address: &str, made: SystemTime) -> String {
+    let day = Duration::from_secs(24 * 3600);
+    let request = peers::Request {
+        dir: folder.join("certificates"),
+        leaves: vec![peers::Leaf { name: "registry".to_owned(), role: peers::Role::Registry }],
+        validity: day,
+        ca_validity: 365 * day,
+        force: true,
+    };
+    peers::mint(&request, made).unwrap();
+    let certificates = folder.join("certificates/registry");
+    let text = format!("[registry.nodes]\nlisten = {address:?}\ncertificates = {certificates:?}\n");
+    let configuration = folder.join("nodes.toml");
+    std::fs::write(&configuration, text).unwrap();
+    configuration.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn certificates_that_have_expired_are_no_reason_to_serve_nobody() {
+    let folder = TempDir::new().unwrap();
+    let long_ago = SystemTime::now() - Duration::from_secs(9 * 24 * 3600);
+    let configuration = for_nodes(folder.path(), "127.0.0.1:0", long_ago);
+    let server = Server::start(&folder.path().join("store"), &["--config", &configuration]);
+    assert!(server.before.contains("tls.crt expired 8d ago"), "{}", server.before);
+    assert!(get(&server.clients, "/v2/").starts_with("HTTP/1.1 200 "));
+    let metrics = get(&server.metrics, "/metrics");
+    let name = "larder_certificate_expires_timestamp_seconds{setting=\"registry.nodes.certificates\"} ";
+    let expires: u64 = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse().unwrap();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(expires)).unwrap();
+    assert_eq!(since.as_secs() / (24 * 3600), 8);
 }

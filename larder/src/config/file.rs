@@ -8,7 +8,7 @@ use super::freshness::Tags;
 use super::section::{Document, Problems, Section, textual};
 use super::units::{Address, Span};
 use super::upstream::{self, Upstream};
-use super::{Config, Node, Role, Store, deadlines, limits, pin, tls};
+use super::{Config, Node, Role, Store, deadlines, limits, pin, registry, tls};
 use crate::logging::{self, Format};
 
 /// Reads a configuration file's text. What it leaves out has its default.
@@ -23,7 +23,7 @@ pub fn read(role: Role, origin: &str, text: &str) -> Result<Config, Problems> {
 }
 
 fn read_root(role: Role, mut root: Section<'_>) -> Config {
-    let mut warnings = Vec::new();
+    let (mut warnings, mut expired) = (Vec::new(), Vec::new());
     let listen = root.value("listen").map_or(role.listen(), |Address(address)| address);
     let metrics = root.value("metrics").unwrap_or(role.metrics());
     let grace = root.value("grace").map_or(Duration::from_secs(30), |Span(grace)| grace);
@@ -38,7 +38,8 @@ fn read_root(role: Role, mut root: Section<'_>) -> Config {
     let limits = root.section("limits").map(limits::read).unwrap_or_default();
     let tags = root.section("freshness").map(Tags::read).unwrap_or_default();
     let access = root.section("access").map(Access::read).unwrap_or_default();
-    let node = root.section("node").map(Node::read).unwrap_or_default();
+    let nodes = root.section("registry").and_then(|section| registry::read(section, role, &mut expired));
+    let node = root.section("node").map(|section| Node::read(section, role, &mut expired)).unwrap_or_default();
     let deadlines = root.section("deadlines").map(deadlines::read).unwrap_or_default();
 
     let mut upstreams: Vec<Upstream> = Vec::new();
@@ -64,9 +65,11 @@ fn read_root(role: Role, mut root: Section<'_>) -> Config {
         pins: pins.into_iter().map(|pin| (pin.name, pin.reference)).collect(),
         rules: tags.rules(),
         access,
+        nodes,
         node,
         deadlines,
         upstreams,
+        expired,
         warnings,
     }
 }

@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::logging::{self, Format};
 
 mod access;
+mod certificates;
 mod deadlines;
 mod file;
 mod freshness;
@@ -23,6 +24,7 @@ mod node;
 mod peers;
 mod pin;
 mod place;
+mod registry;
 mod role;
 mod secret;
 mod section;
@@ -34,6 +36,7 @@ mod upstream;
 pub use access::Access;
 pub use node::Node;
 pub use peers::{MemberList, Peering};
+pub use registry::ForNodes;
 pub use role::Role;
 pub use tls::Tls;
 pub use units::{Address, Budget, Listener, Size, Span};
@@ -78,12 +81,16 @@ pub struct Config {
     pub rules: cache::Rules,
     /// How long what is known about access is good.
     pub access: Access,
+    /// Where nodes come to a registry, if they have an address of their own.
+    pub nodes: Option<ForNodes>,
     /// What only a node is told.
     pub node: Node,
     /// How long upstreams may take.
     pub deadlines: ::upstream::Deadlines,
     /// The listed upstreams.
     pub upstreams: Vec<Upstream>,
+    /// Certificates that nobody believes any more.
+    pub expired: Vec<String>,
     /// What is allowed and yet probably not meant.
     pub warnings: Vec<String>,
 }
@@ -139,18 +146,26 @@ impl Config {
                 self.listen
             ));
         }
-        let front = self.front().map_err(Failure::Usage)?;
+        match (&self.node.registry, &self.node.registry_certificates) {
+            (None, Some(_)) => self.warnings.push("node.registry_certificates is of no use without a registry".into()),
+            (Some(url), Some(_)) if url.starts_with("http://") => {
+                let reason = "it must begin with https://, since node.registry_certificates is given";
+                return Err(Failure::Usage(format!("node.registry: {reason}")));
+            }
+            _ => {}
+        }
+        let front = self.front(None).map_err(Failure::Usage)?;
         let alone = ::upstream::Settings { front, ..::upstream::Settings::default() };
         ::upstream::Directory::new(alone, ::upstream::Metrics::unregistered())
             .map(drop)
             .map_err(|error| Failure::Usage(format!("node.registry: {error}")))
     }
 
-    /// How a node reaches its registry.
-    fn front(&self) -> Result<Option<::upstream::Front>, String> {
+    /// How a node reaches its registry; `known` is how it speaks to one that it has certificates for.
+    fn front(&self, known: Option<::upstream::TlsChoice>) -> Result<Option<::upstream::Front>, String> {
         let Some(url) = self.node.registry.clone().filter(|_| self.role == Role::Node) else { return Ok(None) };
         let tls = match &self.node.registry_ca {
-            None => None,
+            None => known,
             Some(path) => {
                 let pem = std::fs::read_to_string(path)
                     .map_err(|error| format!("node.registry_ca: {}: cannot be read: {error}", path.display()))?;
@@ -216,6 +231,12 @@ impl Config {
         if self.metrics == Listener::On(self.listen) && self.listen.port() != 0 {
             return Err(Failure::Usage(format!("clients and metrics cannot both use {}; change one", self.listen)));
         }
+        if let Some(ForNodes { listen, .. }) = self.nodes.as_ref().filter(|_| self.role == Role::Registry)
+            && listen.port() != 0
+            && (*listen == self.listen || self.metrics == Listener::On(*listen))
+        {
+            return Err(Failure::Usage(format!("registry.nodes.listen: {listen} is used for something else already")));
+        }
         if !self.listen.ip().is_loopback() {
             let shared: Vec<&str> = self.upstreams.iter().filter(|one| one.shared()).map(Upstream::name).collect();
             if !shared.is_empty() {
@@ -229,11 +250,12 @@ impl Config {
         Ok(self)
     }
 
-    /// What the engine's directory of upstreams needs.
+    /// What the engine's directory of upstreams needs. `known` is how a node speaks to a registry that it has certificates
+    /// for.
     ///
     /// # Errors
     /// A file is no longer what it was when the configuration was read.
-    pub fn upstream_settings(&self) -> anyhow::Result<::upstream::Settings> {
+    pub fn upstream_settings(&self, known: Option<::upstream::TlsChoice>) -> anyhow::Result<::upstream::Settings> {
         let excluded = self.exclude.iter().map(|registry| ::upstream::UpstreamSettings {
             excluded: true,
             ..::upstream::UpstreamSettings::new(registry.clone())
@@ -242,7 +264,7 @@ impl Config {
             open: self.unlisted,
             upstreams: self.upstreams.iter().map(|one| one.settings.clone()).chain(excluded).collect(),
             rules: self.rules.clone(),
-            front: self.front().map_err(anyhow::Error::msg)?,
+            front: self.front(known).map_err(anyhow::Error::msg)?,
             deadlines: self.deadlines,
             ..::upstream::Settings::default()
         })

@@ -7,6 +7,7 @@ use super::file::RegistryName;
 use super::peers::Peering;
 use super::section::Section;
 use super::units::Span;
+use super::{Role, certificates};
 
 /// What only a node is told.
 #[derive(Clone)]
@@ -15,6 +16,8 @@ pub struct Node {
     pub registry: Option<String>,
     /// Authorities (PEM) that vouch for it besides the system's.
     pub registry_ca: Option<PathBuf>,
+    /// The folder of `tls.crt`, `tls.key` and `ca.crt` by which this node and it know each other.
+    pub registry_certificates: Option<PathBuf>,
     /// How long a runtime waits for the head of an answer at most.
     pub answer: Duration,
     /// Whether the runtimes of this machine are pointed at the mirror.
@@ -32,6 +35,7 @@ impl Default for Node {
         Node {
             registry: None,
             registry_ca: None,
+            registry_certificates: None,
             answer: Duration::from_secs(8),
             hosts: true,
             host_root: PathBuf::from("/"),
@@ -45,7 +49,7 @@ impl Default for Node {
 
 impl Node {
     /// Reads `[node]`.
-    pub fn read(mut section: Section<'_>) -> Node {
+    pub fn read(mut section: Section<'_>, role: Role, expired: &mut Vec<String>) -> Node {
         let default = Node::default();
         let answer = section.value("answer").map_or(default.answer, |Span(span)| span);
         // containerd gives up on a head after 30 s, and pays for it with every request.
@@ -56,12 +60,22 @@ impl Node {
         let node = Node {
             registry: section.value("registry"),
             registry_ca: section.value("registry_ca"),
+            registry_certificates: section.value("registry_certificates"),
             answer,
             hosts: section.value("hosts").unwrap_or(default.hosts),
             host_root: section.value("host_root").unwrap_or(default.host_root),
             crio: crio.map_or(default.crio, Iterator::collect),
-            peers: section.section("peers").and_then(Peering::read),
+            peers: section.section("peers").and_then(|section| Peering::read(section, role, expired)),
         };
+        if let Some(folder) = &node.registry_certificates {
+            if node.registry_ca.is_some() {
+                let what = "is of no use beside registry_ca: a registry is known by the one or by the other";
+                section.problem("registry_certificates", what);
+            }
+            if role == Role::Node {
+                certificates::check(&section, "registry_certificates", folder, peers::Role::Node, expired);
+            }
+        }
         if !node.host_root.is_absolute() {
             section.problem("host_root", "must be an absolute path");
         }

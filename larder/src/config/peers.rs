@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::section::Section;
 use super::units::{Address, Size};
+use super::{Role, certificates};
 
 /// What a node is told about the other nodes that it shares with.
 #[derive(Clone)]
@@ -35,7 +36,7 @@ pub enum MemberList {
 
 impl Peering {
     /// Reads `[node.peers]`.
-    pub fn read(mut section: Section<'_>) -> Option<Peering> {
+    pub fn read(mut section: Section<'_>, role: Role, expired: &mut Vec<String>) -> Option<Peering> {
         let listen = section.value("listen").map_or((Ipv4Addr::UNSPECIFIED, 7440).into(), |Address(address)| address);
         let name: Option<String> = section.value("name");
         let name = name.or_else(|| std::env::var("NODE_NAME").ok()).or_else(host_name).unwrap_or_default();
@@ -44,13 +45,8 @@ impl Peering {
         }
         let zone = section.value("zone").unwrap_or_default();
         let certificates = section.value("certificates").unwrap_or_else(|| PathBuf::from("/etc/larder/peers"));
-        let identity = peers::Identity::load(peers::Files::in_folder(&certificates));
-        match identity {
-            Ok(identity) if !identity.roles().contains(&peers::Role::Node) => {
-                section.problem("certificates", "the certificate is not one of a node; larder certs makes such");
-            }
-            Ok(_) => {}
-            Err(error) => section.problem("certificates", format!("{error}; larder certs makes certificates")),
+        if role == Role::Node {
+            certificates::check(&section, "certificates", &certificates, peers::Role::Node, expired);
         }
         let service: Option<String> = section.value("service");
         let fixed: Vec<peers::Member> = section.sections("members").into_iter().filter_map(member).collect();

@@ -165,7 +165,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn full(&self, key: &str) -> String {
+    /// The name of a key with those of the tables that it is in.
+    pub fn full(&self, key: &str) -> String {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 }

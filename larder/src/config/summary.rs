@@ -15,10 +15,15 @@ impl fmt::Display for Config {
         };
         writeln!(f, "configuration  {file}")?;
         writeln!(f, "clients        {} ({tls})", self.listen)?;
+        if let Some(nodes) = self.nodes.as_ref().filter(|_| self.role == Role::Registry) {
+            writeln!(f, "nodes          {} (mutual TLS, {})", nodes.listen, nodes.certificates.display())?;
+        }
         writeln!(f, "metrics        {metrics}")?;
         writeln!(f, "store          {}, {}", self.store.path.display(), self.store.budget)?;
         if self.role == Role::Node {
-            writeln!(f, "registry       {}", self.node.registry.as_deref().unwrap_or("none"))?;
+            let known = self.node.registry_certificates.as_ref().filter(|_| self.node.registry.is_some());
+            let known = known.map_or_else(String::new, |folder| format!(" (mutual TLS, {})", folder.display()));
+            writeln!(f, "registry       {}{known}", self.node.registry.as_deref().unwrap_or("none"))?;
             match &self.node.peers {
                 None => writeln!(f, "peers          none")?,
                 Some(peers) => writeln!(

@@ -1,0 +1,33 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::section::Section;
+use super::units::Address;
+use super::{Role, certificates};
+
+/// Where nodes come to a registry, over mutual TLS.
+pub struct ForNodes {
+    /// The address.
+    pub listen: SocketAddr,
+    /// The folder of `tls.crt`, `tls.key` and `ca.crt`.
+    pub certificates: PathBuf,
+}
+
+/// Reads `[registry]`, which has one table.
+pub fn read(mut section: Section<'_>, role: Role, expired: &mut Vec<String>) -> Option<ForNodes> {
+    let nodes = section.section("nodes").map(|section| ForNodes::read(section, role, expired));
+    section.finish();
+    nodes
+}
+
+impl ForNodes {
+    fn read(mut section: Section<'_>, role: Role, expired: &mut Vec<String>) -> ForNodes {
+        let listen = section.value("listen").map_or((Ipv4Addr::UNSPECIFIED, 5002).into(), |Address(address)| address);
+        let certificates = section.value("certificates").unwrap_or_else(|| PathBuf::from("/etc/larder/registry"));
+        if role == Role::Registry {
+            certificates::check(&section, "certificates", &certificates, peers::Role::Registry, expired);
+        }
+        section.finish();
+        ForNodes { listen, certificates }
+    }
+}
