@@ -6,8 +6,8 @@ use anyhow::{Context, bail};
 use base64::Engine as _;
 
 /// A client that sees what goes over the wire: short bodies, resets, exact headers. One connection, kept alive.
-pub struct Client {
-    stream: BufReader<TcpStream>,
+pub struct Client<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 /// The value of an `Authorization` header with a user name and password (RFC 7617).
@@ -45,12 +45,19 @@ impl Client {
         let stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_nodelay(true)?;
-        Ok(Client { stream: BufReader::with_capacity(256 << 10, stream) })
+        Ok(Client::over(stream))
     }
 
     /// The socket, for what this client does not do by itself.
     pub fn socket(&mut self) -> &mut TcpStream {
         self.stream.get_mut()
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Speaks over a connection that is there already.
+    pub fn over(stream: S) -> Client<S> {
+        Client { stream: BufReader::with_capacity(256 << 10, stream) }
     }
 
     /// Sends a request without a body.

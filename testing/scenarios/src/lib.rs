@@ -14,6 +14,7 @@
 //!
 //! Everything that is started ends when its value is dropped.
 
+mod authority;
 mod client;
 mod command;
 mod containerd;
@@ -25,6 +26,7 @@ mod token_service;
 mod volume;
 mod wait;
 
+pub use authority::Authority;
 pub use client::{Answer, Client, Ending, basic};
 pub use command::run;
 pub use containerd::{Containerd, Release};
