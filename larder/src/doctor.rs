@@ -19,7 +19,9 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let config = Config::load_node(&args.node())?;
     logging::start_plainly();
     let settings = config.node.setup(config.listen);
-    let runtimes = node::detect(&settings.host_root, None).context("cannot look at the runtimes of this machine")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtimes = runtime.block_on(node::detect(&settings.host_root));
+    let runtimes = runtimes.context("cannot look at the runtimes of this machine")?;
     let mut findings = node::examine(&settings, &runtimes);
     findings.extend(mirror(config.listen));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

@@ -44,15 +44,13 @@ pub async fn keep_pointed(config: &Config, mirror: SocketAddr, stop: Cancellatio
     let settings = config.node.setup(mirror);
     let mut said = Vec::new();
     loop {
-        let looking = settings.clone();
-        let looked = tokio::task::spawn_blocking(move || point(&looking)).await;
+        let looked = point(&settings).await;
         match looked {
-            Ok(Ok(findings)) => {
+            Ok(findings) => {
                 tell(&findings, &said);
                 said = findings;
             }
-            Ok(Err(error)) => tracing::warn!(error = %format!("{error:#}"), "the runtime cannot be pointed at larder"),
-            Err(error) => tracing::warn!(%error, "the runtime's files could not be looked at"),
+            Err(error) => tracing::warn!(error = %format!("{error:#}"), "the runtime cannot be pointed at larder"),
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -61,9 +59,11 @@ pub async fn keep_pointed(config: &Config, mirror: SocketAddr, stop: Cancellatio
     }
 }
 
-fn point(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
-    let runtimes = node::detect(&settings.host_root, None)?;
-    let installed = node::install(settings, &runtimes)?;
+async fn point(settings: &Settings) -> anyhow::Result<Vec<Finding>> {
+    let runtimes = node::detect(&settings.host_root).await?;
+    let settings = settings.clone();
+    let installing = tokio::task::spawn_blocking(move || node::install(&settings, &runtimes));
+    let installed = installing.await.context("the runtime's files could not be looked at")??;
     for path in &installed.written {
         tracing::info!(path = %path.display(), "pointed at larder");
     }

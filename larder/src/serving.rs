@@ -110,7 +110,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         _ => None,
     };
     identities.register(named);
-    let store = match shelf(&config) {
+    let store = match shelf(&config).await {
         Some(shelf) => DiskStore::open_beside(store_settings(&config.store), Arc::new(shelf)),
         None => DiskStore::open(store_settings(&config.store)),
     };
@@ -206,12 +206,12 @@ fn as_node(identity: Arc<Identity>) -> upstream::TlsChoice {
 }
 
 /// What the container runtime of a node has itself.
-fn shelf(config: &Config) -> Option<node::ContentStore> {
+async fn shelf(config: &Config) -> Option<node::ContentStore> {
     if config.role != Role::Node {
         return None;
     }
     let settings = config.node.setup(config.listen);
-    match node::detect(&settings.host_root, None) {
+    match node::detect(&settings.host_root).await {
         Ok(runtimes) => node::ContentStore::find(&settings, &runtimes),
         Err(error) => {
             tracing::warn!(%error, "what the runtime has is not shared: its configuration cannot be read");

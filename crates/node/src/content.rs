@@ -55,7 +55,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-    use crate::detect;
+    use crate::{Running, detect_by_files};
 
     fn host(config: &str) -> tempfile::TempDir {
         let host = tempfile::tempdir().expect("a folder");
@@ -65,7 +65,7 @@ mod tests {
     }
 
     fn store(host: &tempfile::TempDir) -> ContentStore {
-        let runtimes = detect(host.path(), None).expect("a configuration");
+        let runtimes = detect_by_files(host.path(), &Running::default()).expect("a configuration");
         ContentStore::find(&Settings::new(host.path()), &runtimes).expect("containerd")
     }
 

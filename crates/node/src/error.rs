@@ -37,3 +37,15 @@ impl Error {
         move |source| Error::Io { doing, path, source }
     }
 }
+
+/// The innermost cause: what is around it only repeats it.
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// An error and what it came from, the innermost last.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn std::error::Error + 'static)| (*error).source())
+}

@@ -26,6 +26,14 @@ pub fn examine(settings: &Settings, runtimes: &[Runtime]) -> Vec<Finding> {
         );
     }
     for runtime in runtimes {
+        if let Some(why) = &runtime.silent {
+            examination.say(
+                Severity::Info,
+                "runtime-silent",
+                format!("containerd did not say how it runs ({why}), so what its files say counts"),
+                "If it runs, let larder use its socket: as root, and in a container with the host's /run below the host's root.",
+            );
+        }
         match &runtime.kind {
             RuntimeKind::Containerd(config) => examination.containerd(runtime.version, config),
             RuntimeKind::Crio => examination.crio(),
@@ -75,6 +83,11 @@ impl Examination<'_> {
     }
 
     fn config_path(&mut self, version: Option<Version>, config: &ContainerdConfig) {
+        if let Some(in_files) = &config.in_files
+            && self.not_as_in_files(config, in_files)
+        {
+            return;
+        }
         let file = config.files.first().map_or(Path::new("/etc/containerd/config.toml"), PathBuf::as_path).display();
         let (severity, code, what) = match &config.config_path {
             ConfigPath::One(_) => return,
@@ -125,6 +138,24 @@ impl Examination<'_> {
             what,
             format!("larder does not change {file} itself: {how}, and restart containerd:\n\n{text}"),
         );
+    }
+
+    /// containerd runs with another `config_path` than its files say. Whether that is all there is to say of it.
+    fn not_as_in_files(&mut self, config: &ContainerdConfig, in_files: &ConfigPath) -> bool {
+        let file = config.files.first().map_or(Path::new("/etc/containerd/config.toml"), PathBuf::as_path).display();
+        let works = |path: &ConfigPath| matches!(path, ConfigPath::One(_));
+        let what = format!("containerd runs with {} as `config_path`, and {file} says {in_files}", config.config_path);
+        let (severity, remedy) = match (works(&config.config_path), works(in_files)) {
+            (false, false) => return false,
+            (false, true) => (Severity::Error, "Restart containerd: it reads its files when it starts."),
+            (true, true) => (Severity::Info, "Nothing needs to be done before containerd is restarted."),
+            (true, false) => (
+                Severity::Warning,
+                "When containerd is restarted, it finds no hosts.toml any more; set `config_path` to one directory.",
+            ),
+        };
+        self.say(severity, "config-path-not-in-force", what, remedy);
+        true
     }
 
     /// One file; `registry` is whose, or nothing for `_default`.

@@ -58,8 +58,16 @@ pub(crate) fn run(settings: &Settings, runtimes: &[Runtime], memory: &Memory) ->
             RuntimeKind::Crio => install.crio(),
         }
     }
-    install.give_back_the_rest()?;
+    if !runtimes.iter().any(uncertain) {
+        install.give_back_the_rest()?;
+    }
     Ok(install.done)
+}
+
+/// Whether where a runtime looks for files depends on what it does not say just now, as while it is started again.
+fn uncertain(runtime: &Runtime) -> bool {
+    let by_default = matches!(&runtime.kind, RuntimeKind::Containerd(config) if config.by_default);
+    by_default && runtime.silent.is_some()
 }
 
 pub(crate) fn take_back(settings: &Settings, memory: &Memory) -> Result<Vec<Finding>, Error> {

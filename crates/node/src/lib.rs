@@ -1,14 +1,13 @@
 //! Points the container runtime of a node at larder's mirror, says why pulls would not come, and takes it all back.
 //!
-//! Only [`membership`] uses the network: what only a running containerd knows is asked through [`Introspection`], which the caller
-//! gives.
+//! [`membership`] asks the API server, [`detect`] a running containerd through its socket; nothing else here speaks to others.
 //! All paths of the host are seen under a root: `/`, or the mount point of the host's file system in a pod.
 //!
 //! ```no_run
 //! use node::{Settings, detect, examine, install, uninstall};
-//! # fn main() -> Result<(), node::Error> {
+//! # async fn point() -> Result<(), node::Error> {
 //! let settings = Settings::new("/");
-//! let runtimes = detect(&settings.host_root, None)?;
+//! let runtimes = detect(&settings.host_root).await?;
 //! for finding in install(&settings, &runtimes)?.findings { println!("{finding}"); }
 //! for finding in examine(&settings, &runtimes) { println!("{finding}"); }
 //! uninstall(&settings)?;
@@ -31,11 +30,12 @@ mod settings;
 
 pub use certs_d::adopt::{AdoptError, adopt, strip};
 pub use containerd::config::{ConfigPath, ContainerdConfig, PullPath};
-pub use containerd::{Introspection, Version, drop_in};
+pub use containerd::running::{AskError, Running, ask};
+pub use containerd::{Version, drop_in};
 pub use content::ContentStore;
 pub use error::Error;
 pub use examine::examine;
 pub use finding::{Finding, Severity};
 pub use install::{Installed, install, uninstall};
-pub use runtime::{Distribution, Runtime, RuntimeKind, detect};
+pub use runtime::{Distribution, Runtime, RuntimeKind, detect, detect_by_files};
 pub use settings::Settings;

@@ -38,6 +38,7 @@ use kube::Api;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, watcher};
 
+use crate::error::innermost;
 use line::Refused;
 use listing::Listing;
 
@@ -139,14 +140,4 @@ fn report(service: &PeerService, seen: &Seen, why: &str, grave: bool) {
     } else {
         tracing::debug!(%service, why, "could not follow the list of nodes");
     }
-}
-
-/// The innermost cause: what is around it only repeats it.
-fn innermost(error: &(dyn Error + 'static)) -> String {
-    causes(error).last().map(ToString::to_string).unwrap_or_default()
-}
-
-/// An error and what it came from, the innermost last.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }

@@ -4,15 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use node::{ConfigPath, Distribution, Introspection, PullPath, RuntimeKind, Settings, detect, examine};
+use node::{ConfigPath, Distribution, PullPath, Running, RuntimeKind, Settings, detect_by_files, examine};
 use tempfile::TempDir;
 
-struct Running(&'static str);
-
-impl Introspection for Running {
-    fn version(&self) -> Option<String> {
-        Some(self.0.to_owned())
-    }
+fn running(version: &str) -> Running {
+    Running { version: Some(version.to_owned()), ..Running::default() }
 }
 
 const V2: &str = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/c\"\n";
@@ -66,7 +62,7 @@ fn the_effective_configuration_is_found() {
         let mut files = vec![(config, text.as_str())];
         files.extend(imported.map(|text| (import, text)));
         let dir = tree(&files);
-        let found = detect(dir.path(), Some(&Running(version))).unwrap();
+        let found = detect_by_files(dir.path(), &running(version)).unwrap();
         let RuntimeKind::Containerd(config) = &found[0].kind else { panic!("{name}") };
         assert_eq!((&config.config_path, config.pull_path), (&path, pull), "{name}");
         assert_eq!(config.discard_unpacked_layers, discard, "{name}");
@@ -96,7 +92,7 @@ fn each_distribution_is_known_by_its_files() {
             _ => "/etc/x",
         };
         let dir = tree(&[(file, V2), (sign, "")]);
-        let found = detect(dir.path(), Some(&Running("2.4.2"))).unwrap();
+        let found = detect_by_files(dir.path(), &running("2.4.2")).unwrap();
         assert_eq!(found[0].distribution, distribution);
         let RuntimeKind::Containerd(config) = &found[0].kind else { panic!() };
         assert_eq!(config.files, [PathBuf::from(file)]);
@@ -112,7 +108,7 @@ fn an_administrator_is_told_what_to_write() {
         ("1.7.35", MIRRORS, "registry-mirrors", "io.containerd.grpc.v1.cri"),
     ] {
         let dir = tree(&[("/etc/containerd/config.toml", text)]);
-        let found = detect(dir.path(), Some(&Running(version))).unwrap();
+        let found = detect_by_files(dir.path(), &running(version)).unwrap();
         let findings = examine(&Settings::new(dir.path()), &found);
         assert_eq!(findings[0].code, code);
         assert!(findings[0].remedy.contains(table), "{}", findings[0]);
@@ -123,5 +119,5 @@ fn an_administrator_is_told_what_to_write() {
 #[test]
 fn broken_configuration_is_an_error_that_names_the_file() {
     let dir = tree(&[("/etc/containerd/config.toml", "version = ")]);
-    assert!(detect(dir.path(), None).unwrap_err().to_string().contains("config.toml"));
+    assert!(detect_by_files(dir.path(), &Running::default()).unwrap_err().to_string().contains("config.toml"));
 }

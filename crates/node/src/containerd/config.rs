@@ -1,13 +1,18 @@
 //! config.toml and what it imports: what holds in the end for pulls.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{Introspection, Version};
+use super::Version;
+use super::running::Running;
 use crate::Error;
 use crate::settings::under;
+
+/// What containerd 2.2 and later takes for `config_path` where nothing is said.
+const DEFAULT: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
 /// Where containerd looks for hosts.toml files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,17 @@ pub enum ConfigPath {
     NotSet,
     /// Nowhere: the old `registry.mirrors` are in use.
     Mirrors,
+}
+
+impl fmt::Display for ConfigPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |path: &PathBuf| path.display().to_string();
+        match self {
+            ConfigPath::One(path) => write!(f, "{}", path.display()),
+            ConfigPath::Several(paths) => f.write_str(&paths.iter().map(shown).collect::<Vec<_>>().join(":")),
+            ConfigPath::NotSet | ConfigPath::Mirrors => f.write_str("none"),
+        }
+    }
 }
 
 /// Which code of containerd pulls.
@@ -38,6 +54,9 @@ pub struct ContainerdConfig {
     pub config_path: ConfigPath,
     /// Whether nobody set it and the version's default holds.
     pub by_default: bool,
+    /// What the files say, where the running containerd says something else: it has not been restarted since they
+    /// were changed, or reads others.
+    pub in_files: Option<ConfigPath>,
     /// Layers are not kept in the content store after unpacking.
     pub discard_unpacked_layers: bool,
     /// Which code pulls.
@@ -133,7 +152,7 @@ pub(crate) fn read(
     file: &Path,
     usual_root: &Path,
     version: Option<Version>,
-    running: Option<&dyn Introspection>,
+    running: &Running,
 ) -> Result<ContainerdConfig, Error> {
     let main = parse(host_root, file)?.unwrap_or_default();
     let file_version = main.get("version").and_then(Value::as_integer).unwrap_or(1);
@@ -141,21 +160,25 @@ pub(crate) fn read(
     let mut files = Vec::new();
     let said = gather(host_root, file, version.major < 2, &mut files)?;
 
-    let discard_unpacked_layers =
-        running.and_then(Introspection::discard_unpacked_layers).or(said.discard).unwrap_or(false);
+    let discard_unpacked_layers = running.discard_unpacked_layers.or(said.discard).unwrap_or(false);
     let local = discard_unpacked_layers || said.local.contains(&Some(true));
     let pull_path =
         if version < (Version { major: 2, minor: 1 }) || local { PullPath::Local } else { PullPath::Transfer };
-    let asked = running.and_then(Introspection::registry_config_path);
     let by_default = said.config_path.as_deref().is_none_or(str::is_empty);
-    let config_path = match asked.or(said.config_path).filter(|path| !path.is_empty()) {
+    let nowhere = if said.mirrors { ConfigPath::Mirrors } else { ConfigPath::NotSet };
+    let in_files = match said.config_path.filter(|path| !path.is_empty()) {
         Some(path) => split(&path),
-        None if said.mirrors => ConfigPath::Mirrors,
-        None if version >= (Version { major: 2, minor: 2 }) => split("/etc/containerd/certs.d:/etc/docker/certs.d"),
-        None => ConfigPath::NotSet,
+        None if !said.mirrors && version >= (Version { major: 2, minor: 2 }) => split(DEFAULT),
+        None => nowhere.clone(),
     };
+    let config_path = match running.registry_config_path.as_deref() {
+        Some("") => nowhere,
+        Some(path) => split(path),
+        None => in_files.clone(),
+    };
+    let in_files = Some(in_files).filter(|in_files| *in_files != config_path);
     let root = said.root.unwrap_or_else(|| usual_root.to_owned());
-    Ok(ContainerdConfig { config_path, by_default, discard_unpacked_layers, pull_path, root, files })
+    Ok(ContainerdConfig { config_path, by_default, in_files, discard_unpacked_layers, pull_path, root, files })
 }
 
 fn split(path: &str) -> ConfigPath {

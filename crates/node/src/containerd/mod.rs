@@ -1,6 +1,7 @@
 //! What containerd is told by its configuration, and what only the running one knows.
 
 pub(crate) mod config;
+pub(crate) mod running;
 
 use std::fmt;
 use std::path::Path;
@@ -26,20 +27,6 @@ impl Version {
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-/// What a running containerd says of itself. Every answer may be missing: the configuration files speak then.
-pub trait Introspection {
-    /// Its version, as its version service or the kubelet gives it.
-    fn version(&self) -> Option<String>;
-    /// `RegistryConfigPath` of the images plugin's exports (2.4 and later).
-    fn registry_config_path(&self) -> Option<String> {
-        None
-    }
-    /// `DiscardUnpackedLayers` of the same.
-    fn discard_unpacked_layers(&self) -> Option<bool> {
-        None
     }
 }
 

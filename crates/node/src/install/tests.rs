@@ -6,17 +6,13 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{Introspection, detect, uninstall};
+use crate::{Running, detect_by_files, uninstall};
 
 const MIRROR: &str = "[host.\"http://127.0.0.1:7439\"]";
 const ROOT: &str = "/etc/containerd/certs.d";
 
-struct Running(&'static str);
-
-impl Introspection for Running {
-    fn version(&self) -> Option<String> {
-        Some(self.0.into())
-    }
+fn running(version: &str) -> Running {
+    Running { version: Some(version.to_owned()), ..Running::default() }
 }
 
 struct Host {
@@ -51,7 +47,7 @@ impl Host {
     }
 
     fn runtimes(&self) -> Vec<Runtime> {
-        detect(self.dir.path(), Some(&Running("2.4.2"))).unwrap()
+        detect_by_files(self.dir.path(), &running("2.4.2")).unwrap()
     }
 
     fn install(&self) -> Installed {
@@ -269,9 +265,51 @@ fn crio_gets_a_drop_in_for_what_nobody_else_configured() {
 }
 
 #[test]
+fn a_containerd_that_is_silent_for_a_while_keeps_its_files() {
+    let host = Host::new();
+    host.file(
+        "/etc/containerd/config.toml",
+        "version = 3\n[plugins.'io.containerd.cri.v1.images']\ndiscard_unpacked_layers = true\n",
+    );
+    assert!(host.install().written.contains(&format!("{ROOT}/_default/hosts.toml").into()), "2.4 has a default");
+    let before = host.tree();
+    let mut runtimes = detect_by_files(host.dir.path(), &Running::default()).unwrap();
+    runtimes[0].silent = Some("it is started again".into());
+    install(&host.settings, &runtimes).unwrap();
+    assert_eq!(host.tree(), before);
+    let told = examine(&host.settings, &runtimes);
+    assert!(
+        told.iter().any(|finding| finding.code == "runtime-silent" && finding.severity == Severity::Info),
+        "{told:?}"
+    );
+    let older = detect_by_files(host.dir.path(), &running("2.0.3")).unwrap();
+    install(&host.settings, &older).unwrap();
+    assert_ne!(host.tree(), before, "a version without a default reads none of them");
+}
+
+#[test]
+fn a_containerd_that_runs_otherwise_than_its_files_say_is_told_of() {
+    let host = Host::new();
+    let found = |runs: &str| {
+        let running = Running { registry_config_path: Some(runs.into()), ..running("2.4.2") };
+        let runtimes = detect_by_files(host.dir.path(), &running).unwrap();
+        let findings = examine(&host.settings, &runtimes);
+        findings.into_iter().map(|finding| (finding.code, finding.severity)).collect::<Vec<_>>()
+    };
+    host.install();
+    assert_eq!(found(ROOT), []);
+    assert_eq!(found("")[0], ("config-path-not-in-force", Severity::Error));
+    assert_eq!(found("/a:/b")[0], ("config-path-not-in-force", Severity::Error));
+    assert!(found("/other").contains(&("config-path-not-in-force", Severity::Info)));
+    host.file("/etc/containerd/config.toml", "version = 3\n");
+    assert!(found(ROOT).contains(&("config-path-not-in-force", Severity::Warning)));
+    assert_eq!(found("")[0].0, "config-path-missing");
+}
+
+#[test]
 fn a_host_without_a_runtime_is_said_to_have_none() {
     let dir = TempDir::new().unwrap();
-    let findings = examine(&Settings::new(dir.path()), &detect(dir.path(), None).unwrap());
+    let findings = examine(&Settings::new(dir.path()), &detect_by_files(dir.path(), &Running::default()).unwrap());
     assert_eq!(findings[0].code, "unknown-runtime");
 }
 

@@ -18,7 +18,8 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 use kube::{Client, Config};
 use tower_service::Service;
 
-use super::{PeerService, Seen, causes, innermost};
+use super::{PeerService, Seen};
+use crate::error::{causes, innermost};
 
 /// How long a connection may take, without its handshake.
 const CONNECT: Duration = Duration::from_secs(5);
