@@ -106,9 +106,11 @@ pub enum IdentityError {
     },
 }
 
-/// Until when certificates are good.
+/// From when and until when certificates are good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expiry {
+    /// The beginning of the own certificate, or of an intermediate one of it if that comes later.
+    pub begins: SystemTime,
     /// The end of the own certificate, or of an intermediate one of it if that comes earlier.
     pub certificate: SystemTime,
     /// The end of the authority that lasts longest.
@@ -165,7 +167,12 @@ impl Identity {
         Role::named_in(self.credentials().leaf())
     }
 
-    /// Until when the certificates in use are good.
+    /// What the own certificate is called: its common name, if it has one. It decides nothing.
+    pub fn name(&self) -> Option<String> {
+        credentials::common_name(self.credentials().leaf())
+    }
+
+    /// From when and until when the certificates in use are good.
     pub fn expiry(&self) -> Expiry {
         self.credentials().expiry
     }

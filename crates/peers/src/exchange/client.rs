@@ -206,20 +206,29 @@ impl tower_service::Service<Uri> for Dialer {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let config = self.0.client(Role::Node);
+        let identity = self.0.clone();
         Box::pin(async move {
             let address = uri.authority().and_then(|authority| authority.as_str().parse::<SocketAddr>().ok());
             let address = address.ok_or_else(|| io::Error::other("not an address"))?;
-            let late = |what: &'static str| move |_| io::Error::new(io::ErrorKind::TimedOut, what);
-            let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address));
-            let stream = stream.await.map_err(late("no connection in time"))??;
-            let _ = stream.set_nodelay(true);
-            // The configuration looks at roles and not at names; this one stands for none.
-            let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
-            let stream = tokio::time::timeout(CONNECT, TlsConnector::from(config).connect(nobody, stream));
-            Ok(Conduit(TokioIo::new(stream.await.map_err(late("no handshake in time"))??)))
+            Ok(Conduit(TokioIo::new(connect(&identity, address, CONNECT).await?)))
         })
     }
+}
+
+/// Connects to a node with the certificates of this moment. The connection may take `limit`, and its handshake once more.
+pub(super) async fn connect(
+    identity: &Identity,
+    address: SocketAddr,
+    limit: Duration,
+) -> io::Result<TlsStream<TcpStream>> {
+    let late = |what: &'static str| move |_| io::Error::new(io::ErrorKind::TimedOut, what);
+    let stream = tokio::time::timeout(limit, TcpStream::connect(address));
+    let stream = stream.await.map_err(late("no connection in time"))??;
+    let _ = stream.set_nodelay(true);
+    // The configuration looks at roles and not at names; this one stands for none.
+    let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
+    let connector = TlsConnector::from(identity.client(Role::Node));
+    tokio::time::timeout(limit, connector.connect(nobody, stream)).await.map_err(late("no handshake in time"))?
 }
 
 /// A connection to a node.

@@ -5,6 +5,7 @@
 //! fetch.rs      one piece: its home in the zone, the cluster's home, whoever has it (fetch/node.rs), the sources beyond the
 //!               nodes (fetch/beyond.rs)
 //! client.rs     a question to a node        wire.rs    what is said      pulse.rs   whether it is still alive
+//! probe.rs      whether a node is there at all, and why not
 //! server.rs     questions of other nodes
 //! meter.rs      how much comes in from all of them
 //! gathering.rs  a blob of which some pieces are here, in one sparse file of the store
@@ -20,6 +21,7 @@ mod lines;
 mod meter;
 mod metrics;
 mod pace;
+mod probe;
 mod pulse;
 mod reading;
 mod server;
@@ -29,6 +31,7 @@ mod upstreams;
 mod wire;
 
 pub use metrics::Metrics;
+pub use probe::{Distrust, Heard, Unheard, probe};
 pub use server::Exchange;
 pub use source::Peers;
 pub use swarm::{Settings, Swarm};

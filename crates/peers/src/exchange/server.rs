@@ -24,7 +24,7 @@ use super::lines::Turn;
 use super::metrics::Running;
 use super::reading::read_behind;
 use super::swarm::Swarm;
-use super::wire::{self, FRAME, FRAMES, Frame, HOLDERS, NODE, No, Query};
+use super::wire::{self, FRAME, FRAMES, Frame, HOLDERS, NODE, No, Query, WHO};
 use crate::identity::Role;
 use crate::members::NodeId;
 use crate::placement::{PIECE, piece_range};
@@ -125,6 +125,9 @@ async fn answer(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Bod
     if request.method() != Method::GET {
         return status(StatusCode::METHOD_NOT_ALLOWED);
     }
+    if request.uri().path() == WHO {
+        return introduction(swarm);
+    }
     let query = match Query::read(request.uri().path(), request.uri().query(), request.headers()) {
         Ok(query) => query,
         Err(reason) => {
@@ -208,6 +211,15 @@ fn give_or_redirect(
 
 fn present(length: u64) -> watch::Receiver<Flow> {
     watch::channel(Flow { got: length, depth: Some(0), level: 0, end: Some(Ok(())) }).1
+}
+
+/// Which node this is; hyper adds the date.
+fn introduction(swarm: &Swarm) -> Response<Body> {
+    let mut response = status(StatusCode::OK);
+    if let Ok(me) = HeaderValue::try_from(swarm.members.me().id.as_str()) {
+        response.headers_mut().insert(NODE, me);
+    }
+    response
 }
 
 fn status(status: StatusCode) -> Response<Body> {

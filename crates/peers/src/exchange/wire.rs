@@ -1,5 +1,6 @@
 //! What nodes say to each other: `GET /larder/v1/<registry>/<repository>/blobs/<digest>?piece=<n>&from=<bytes>` over mutual
 //! TLS. The answer's body is a series of [`Frame`]s, so that a node that waits for the origin is told from one that is dead.
+//! To `GET /larder/v1/node` the answer is [`NODE`], and the date.
 
 use std::fmt::Write;
 
@@ -9,7 +10,7 @@ use oci::{Digest, Endpoint, Name, Route};
 
 use crate::members::NodeId;
 
-/// Who asks.
+/// Who asks, or answers.
 pub(super) const NODE: &str = "larder-node";
 /// How many further nodes the one that is asked may ask in turn, and whether it may ask the origin: see [`Query::hops`].
 pub(super) const HOPS: &str = "larder-hops";
@@ -30,6 +31,8 @@ pub(super) const FRAME: usize = 256 * 1024;
 pub(super) const HEAD: usize = 5;
 
 const PATH: &str = "/larder/v1/";
+/// Who is there: the answer names the node, and tells its time.
+pub(super) const WHO: &str = "/larder/v1/node";
 
 /// What one node asks another for.
 #[derive(Clone, Debug, PartialEq, Eq)]

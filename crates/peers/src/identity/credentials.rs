@@ -58,7 +58,7 @@ impl Credentials {
             PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| unusable(&files.key, error.to_string()))?;
         let own =
             CertifiedKey::from_der(chain, key, &provider()).map_err(|error| unusable(&files.key, error.to_string()))?;
-        let expiry = Expiry { certificate: until, authority };
+        let expiry = Expiry { begins: from, certificate: until, authority };
         Ok(Credentials {
             own: Arc::new(own),
             roots: Arc::new(roots),
@@ -144,6 +144,12 @@ pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, 
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
     let time = |seconds: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     Ok((time(parsed.validity().not_before.timestamp()), time(parsed.validity().not_after.timestamp())))
+}
+
+/// The first common name of a certificate's subject.
+pub(super) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned())
 }
 
 fn provider() -> Arc<CryptoProvider> {
