@@ -1,13 +1,19 @@
+use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cache::Source;
+use http::StatusCode;
+use http::header::DATE;
+use http_body_util::Empty;
+use hyper_util::client::legacy;
 use oci::Registry;
+use rustls::CertificateError;
 use url::Url;
 
-use crate::address::Resolver;
+use crate::address::{Resolver, SystemResolver};
 use crate::breaker::Breaker;
-use crate::dial::{Dialer, HostRule, Hosts};
+use crate::dial::{DialError, Dialer, HostRule, Hosts};
 use crate::directory::{client, shared};
 use crate::exchange::{Client, Exchange};
 use crate::failure::Failure;
@@ -31,6 +37,82 @@ const QUIET: Duration = Duration::from_secs(60);
 pub fn trusting(ca_pem: &str) -> Result<TlsChoice, String> {
     let trust = Trust::With(Authorities::read([ca_pem])?);
     Ok(Arc::new(move || trust.config()))
+}
+
+/// Its URL, and a client that connects to it and nothing else that is not public.
+fn reach(front: &Front, resolver: Arc<dyn Resolver>, connect: Duration) -> Result<(Url, Client), SettingsError> {
+    let url = endpoint_url(&front.url).and_then(|url| match url.path() {
+        "/" => Ok(url),
+        _ => Err("it must not have a path".to_owned()),
+    });
+    let url = url.map_err(|reason| {
+        let url = if front.url.contains('@') { String::new() } else { front.url.clone() };
+        SettingsError::Front { url, reason }
+    })?;
+    let trust = front.tls.clone().map_or(Trust::System, Trust::Chosen);
+    let host = url.host_str().unwrap_or_default().to_owned();
+    let hosts = Hosts::from([((host, url.port_or_known_default()), HostRule { trust })]);
+    Ok((url, client(Dialer::new(resolver, hosts, connect))))
+}
+
+/// A larder registry that answers as it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// What its clock said while it answered, in whole seconds.
+    pub date: Option<SystemTime>,
+}
+
+/// Why a larder registry does not answer as it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unanswered {
+    reason: String,
+    /// The clock of this machine, or of that one, is a likely reason: its certificate is not good at this time.
+    pub out_of_date: bool,
+}
+
+/// Asks a larder registry whether it is there. Cancellation safe.
+///
+/// # Errors
+/// It gives no answer that a registry would give, or takes longer than `limit`.
+pub async fn probe(front: &Front, limit: Duration) -> Result<Answered, Unanswered> {
+    let failed = |reason: String| Unanswered { reason, out_of_date: false };
+    let (mut url, client) =
+        reach(front, Arc::new(SystemResolver::new()), limit).map_err(|error| failed(error.to_string()))?;
+    url.set_path("/v2/");
+    let mut request = http::Request::new(Empty::new());
+    *request.uri_mut() = url.as_str().parse().map_err(|_| failed("its URL cannot be asked".to_owned()))?;
+    let answer = match tokio::time::timeout(limit, client.request(request)).await {
+        Err(_) => return Err(failed("it does not answer".to_owned())),
+        Ok(Err(error)) => {
+            return Err(Unanswered { reason: Failure::of_request(&error).reason, out_of_date: out_of_date(&error) });
+        }
+        Ok(Ok(answer)) => answer,
+    };
+    // 401 is how one that asks everybody for credentials answers.
+    if !matches!(answer.status(), StatusCode::OK | StatusCode::UNAUTHORIZED) {
+        return Err(failed(format!("it answers {}, as no registry does", answer.status())));
+    }
+    let date = answer.headers().get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+    Ok(Answered { date })
+}
+
+/// Whether the other side's certificate is no longer or not yet good.
+fn out_of_date(error: &legacy::Error) -> bool {
+    let first = error as &(dyn Error + 'static);
+    let causes = std::iter::successors(Some(first), |error: &&(dyn Error + 'static)| (*error).source());
+    causes.filter_map(|cause| cause.downcast_ref::<DialError>()).any(|error| match error {
+        DialError::Tls { error, .. } => matches!(
+            error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()),
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::Expired
+                    | CertificateError::ExpiredContext { .. }
+                    | CertificateError::NotValidYet
+                    | CertificateError::NotValidYetContext { .. }
+            ))
+        ),
+        _ => false,
+    })
 }
 
 /// The larder registry in front of all origins. It is asked for `registry/repository`, as any client would.
@@ -74,18 +156,7 @@ impl FrontDoor {
         metrics: &Metrics,
         resolver: &Arc<dyn Resolver>,
     ) -> Result<FrontDoor, SettingsError> {
-        let url = endpoint_url(&front.url).and_then(|url| match url.path() {
-            "/" => Ok(url),
-            _ => Err("it must not have a path".to_owned()),
-        });
-        let url = url.map_err(|reason| {
-            let url = if front.url.contains('@') { String::new() } else { front.url.clone() };
-            SettingsError::Front { url, reason }
-        })?;
-        let trust = front.tls.clone().map_or(Trust::System, Trust::Chosen);
-        let host = url.host_str().unwrap_or_default().to_owned();
-        let hosts = Hosts::from([((host, url.port_or_known_default()), HostRule { trust })]);
-        let client = client(Dialer::new(resolver.clone(), hosts, settings.deadlines.connect.min(CONNECT)));
+        let (url, client) = reach(front, resolver.clone(), settings.deadlines.connect.min(CONNECT))?;
         let gauge = metrics.of("registry".to_owned()).open_breakers.clone();
         let breaker = Arc::new(Breaker::new(settings.breaker, gauge));
         Ok(FrontDoor { url, client, breaker, health: Arc::default() })

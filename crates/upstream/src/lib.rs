@@ -38,7 +38,7 @@ mod trust;
 
 pub use address::{Resolver, is_global};
 pub use directory::Directory;
-pub use front::trusting;
+pub use front::{Answered, Unanswered, probe, trusting};
 pub use metrics::Metrics;
 pub use settings::{
     BreakerSettings, Deadlines, Endpoint, Front, Limits, MinimumRate, RetrySettings, Settings, SettingsError,
