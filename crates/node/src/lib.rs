@@ -1,6 +1,7 @@
 //! Points the container runtime of a node at larder's mirror, says why pulls would not come, and takes it all back.
 //!
-//! [`membership`] asks the API server, [`detect`] a running containerd through its socket; nothing else here speaks to others.
+//! [`membership`] asks the API server, [`detect`] a running containerd through its socket, [`examine_neighbours`] other nodes;
+//! nothing else here speaks to others.
 //! All paths of the host are seen under a root: `/`, or the mount point of the host's file system in a pod.
 //!
 //! ```no_run
@@ -15,7 +16,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod certificates;
 mod certs_d;
+mod clock;
 mod containerd;
 mod content;
 mod crio;
@@ -25,10 +28,13 @@ mod examine;
 mod finding;
 mod install;
 pub mod membership;
+mod neighbours;
 mod runtime;
 mod settings;
 
+pub use certificates::examine_certificates;
 pub use certs_d::adopt::{AdoptError, adopt, strip};
+pub use clock::{Clock, examine_clocks};
 pub use containerd::config::{ConfigPath, ContainerdConfig, PullPath};
 pub use containerd::running::{AskError, Running, ask};
 pub use containerd::{Version, drop_in};
@@ -37,5 +43,6 @@ pub use error::Error;
 pub use examine::examine;
 pub use finding::{Finding, Severity};
 pub use install::{Installed, install, uninstall};
+pub use neighbours::examine_neighbours;
 pub use runtime::{Distribution, Runtime, RuntimeKind, detect, detect_by_files};
 pub use settings::Settings;

@@ -35,6 +35,7 @@ use futures_util::StreamExt;
 use http::StatusCode;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
+use kube::api::ListParams;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, watcher};
 
@@ -78,10 +79,8 @@ pub async fn follow(
         };
         let slices: Api<EndpointSlice> = Api::namespaced(client, &service.namespace);
         // From the API server's memory, and not from etcd: every node of the cluster asks for the same.
-        let config = watcher::Config {
-            page_size: None,
-            ..watcher::Config::default().labels(&format!("kubernetes.io/service-name={}", service.name)).any_semantic()
-        };
+        let config =
+            watcher::Config { page_size: None, ..watcher::Config::default().labels(&label(service)).any_semantic() };
         let connected = SystemTime::now();
         let mut events = pin!(watcher(slices, config));
         let mut relisted = None;
@@ -113,6 +112,41 @@ pub async fn follow(
             }
         }
     }
+}
+
+/// The nodes of a Service are not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot list the nodes of the Service {service}: {why}")]
+pub struct Unlisted {
+    service: PeerService,
+    /// Why, with what to do about it where that is known.
+    why: String,
+}
+
+/// The nodes that a Service has at this moment, asked once. Cancellation safe.
+///
+/// # Errors
+/// The API server is not reached, refuses, takes longer than `limit`, or has nodes that nobody can connect to.
+pub async fn list(service: &PeerService, server: &ApiServer, limit: Duration) -> Result<Vec<peers::Member>, Unlisted> {
+    let unlisted = |why: String| Unlisted { service: service.clone(), why };
+    let listed = async {
+        let client = line::connect(server, &Arc::default()).await.map_err(|error| error.to_string())?;
+        let slices: Api<EndpointSlice> = Api::namespaced(client, &service.namespace);
+        let found = slices.list(&ListParams::default().labels(&label(service)).match_any()).await;
+        let found = found.map_err(|error| match Refused::in_causes(&error) {
+            Some(refused) => refused.with_remedy(service),
+            None => innermost(&error),
+        })?;
+        listing::members_of(found.items).map_err(str::to_owned)
+    };
+    match tokio::time::timeout(limit, listed).await {
+        Ok(listed) => listed.map_err(unlisted),
+        Err(_) => Err(unlisted("the API server does not answer".to_owned())),
+    }
+}
+
+fn label(service: &PeerService) -> String {
+    format!("kubernetes.io/service-name={}", service.name)
 }
 
 async fn rest(pauses: &mut DefaultBackoff) {

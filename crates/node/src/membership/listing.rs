@@ -10,6 +10,7 @@ use super::PeerService;
 
 /// The port by which nodes exchange pieces, where a Service has several.
 const PORT: &str = "peers";
+const PORTLESS: &str = "it needs a TCP port called \"peers\", or one TCP port and no other";
 
 /// Puts together what a watcher tells, and passes it on.
 pub(super) struct Listing {
@@ -58,13 +59,9 @@ impl Listing {
     }
 
     fn read(&mut self, slice: EndpointSlice) -> Slice {
-        let some = slice.endpoints.as_ref().is_some_and(|endpoints| !endpoints.is_empty());
-        let portless = some && port(slice.ports.as_deref().unwrap_or_default()).is_none();
+        let portless = portless(&slice);
         if portless && !self.portless {
-            tracing::warn!(
-                service = %self.service,
-                "the endpoints of the Service cannot be used: it needs a TCP port called {PORT:?}, or one TCP port and no other"
-            );
+            tracing::warn!(service = %self.service, "the endpoints of the Service cannot be used: {PORTLESS}");
         }
         self.portless = portless;
         reduced(slice)
@@ -89,6 +86,22 @@ impl Listing {
             self.refused = changes.refused;
         }
     }
+}
+
+/// The nodes of a complete list; what keeps them from being known, if something does.
+pub(super) fn members_of(slices: Vec<EndpointSlice>) -> Result<Vec<Member>, &'static str> {
+    if slices.iter().any(portless) {
+        return Err(PORTLESS);
+    }
+    let mut all = Slices::default();
+    all.restart(slices.into_iter().map(reduced));
+    Ok(all.members())
+}
+
+/// Whether there are endpoints, and none of them can be connected to.
+fn portless(slice: &EndpointSlice) -> bool {
+    let some = slice.endpoints.as_ref().is_some_and(|endpoints| !endpoints.is_empty());
+    some && port(slice.ports.as_deref().unwrap_or_default()).is_none()
 }
 
 /// What matters here of an EndpointSlice. Of IPv4 and IPv6 alike; those of names have no endpoints to us.
@@ -215,6 +228,18 @@ mod tests {
         assert!(known(&listing).is_empty() && listing.portless);
         listing.take(Event::Apply(slice("one", json!([node("a", "10.0.0.1")]))));
         assert!(known(&listing).len() == 1 && !listing.portless);
+    }
+
+    #[test]
+    fn a_list_taken_once_has_the_nodes_that_can_be_used() {
+        let ending = json!({"addresses": ["10.0.0.3"], "nodeName": "c", "conditions": {"terminating": true}});
+        let slices =
+            vec![slice("one", json!([node("b", "10.0.0.2"), ending])), slice("two", json!([node("a", "10.0.0.1")]))];
+        let names: Vec<_> = members_of(slices).unwrap().into_iter().map(|one| one.id.to_string()).collect();
+        assert_eq!(names, ["a", "b"]);
+        let without = with_ports("one", json!([node("a", "10.0.0.1")]), Value::Null);
+        assert_eq!(members_of(vec![without]), Err(PORTLESS));
+        assert_eq!(members_of(Vec::new()), Ok(Vec::new()));
     }
 
     #[test]
