@@ -1,30 +1,50 @@
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+//! `larder doctor`: asks all that a pull of this machine depends on, at once, and says what is wrong.
+
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use node::{Finding, Severity};
+use node::{Clock, Finding, Settings, Severity, examine_clocks};
 
 use crate::cli::{DoctorArgs, Output};
-use crate::config::Config;
+use crate::config::{Certificates, Config};
 use crate::failure::Failure;
 use crate::logging;
 
-/// Longer than a mirror on the same machine needs.
-const PATIENCE: Duration = Duration::from_secs(3);
+mod mirror;
+mod registry;
+mod sharing;
+
+/// How long an answer may take: more than one needs on a network that is well.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long each matter may take, of which some need an answer after another.
+const LIMIT: Duration = Duration::from_secs(6);
+
+/// What is to be said of one matter, and what others' clocks say.
+#[derive(Default)]
+struct Told {
+    findings: Vec<Finding>,
+    clocks: Vec<Clock>,
+}
+
+impl From<Vec<Finding>> for Told {
+    fn from(findings: Vec<Finding>) -> Told {
+        Told { findings, clocks: Vec::new() }
+    }
+}
 
 /// Runs `larder doctor`.
 pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
-    let config = Config::load_node(&args.node())?;
+    let config = Config::load_node(&args.node(), Certificates::Examined)?;
     logging::start_plainly();
-    let settings = config.node.setup(config.listen);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    let runtimes = runtime.block_on(node::detect(&settings.host_root));
-    let runtimes = runtimes.context("cannot look at the runtimes of this machine")?;
-    let mut findings = node::examine(&settings, &runtimes);
-    findings.extend(mirror(config.listen));
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let findings = runtime.block_on(examine(&config));
+    // A disk or a name server that does not answer is not waited for.
+    runtime.shutdown_background();
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&findings).context("cannot write the result")?),
         Output::Table if findings.is_empty() => println!("every pull of this machine goes through larder"),
@@ -34,25 +54,45 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     Ok(if worst >= Some(Severity::Warning) { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
-/// Whether somebody is at the mirror's address, and it is larder.
-fn mirror(address: SocketAddr) -> Option<Finding> {
-    let remedy = "Start `larder node`, or look at its log; until then runtimes pull from the origins themselves.";
-    let down = |what: String| Some(Finding::new(Severity::Error, "agent-down", what, remedy));
-    match ping(address) {
-        Ok(head) if head.starts_with("HTTP/1.1 200 ") => None,
-        Ok(head) => {
-            let status = head.lines().next().unwrap_or_default();
-            down(format!("Whoever listens on {address} answers {status:?}, as larder does not."))
-        }
-        Err(error) => down(format!("larder does not answer on {address}: {error}.")),
+/// All that is to be said, worst first.
+async fn examine(config: &Config) -> Vec<Finding> {
+    let (runtimes, mirror, sharing, registry) = tokio::join!(
+        within("the container runtime", runtimes(config.node.setup(config.listen))),
+        within("larder on this machine", mirror::examine(config.listen)),
+        within("the other nodes", sharing::examine(config.node.peers.as_ref())),
+        within("the larder registry", registry::examine(config)),
+    );
+    let down = !mirror.findings.is_empty();
+    let mut told = Told::default();
+    for one in [runtimes, mirror, sharing, registry] {
+        told.findings.extend(one.findings);
+        told.clocks.extend(one.clocks);
     }
+    told.findings.extend(examine_clocks(&told.clocks));
+    // Where larder does not run, that it gives nothing to others is no news.
+    told.findings.retain(|finding| !(down && finding.code == "peers-port-closed"));
+    told.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    told.findings
 }
 
-fn ping(address: SocketAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /v2/ HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut head = [0; 512];
-    let read = stream.read(&mut head)?;
-    Ok(String::from_utf8_lossy(&head[..read]).into_owned())
+/// What a matter comes to, or that it took too long.
+async fn within(matter: &str, work: impl Future<Output = Told>) -> Told {
+    tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| {
+        let what = format!("{matter} could not be looked at within {} seconds", LIMIT.as_secs());
+        let remedy = "Something on this machine hangs: see whether its disks and its name server answer.";
+        vec![Finding::new(Severity::Warning, "unfinished", what, remedy)].into()
+    })
+}
+
+async fn runtimes(settings: Settings) -> Told {
+    let runtimes = match node::detect(&settings.host_root).await {
+        Ok(runtimes) => runtimes,
+        Err(error) => {
+            let remedy =
+                "Correct it: containerd does not start with it either, and larder cannot tell where its mirrors are.";
+            return vec![Finding::new(Severity::Error, "runtime-unreadable", error.to_string(), remedy)].into();
+        }
+    };
+    let examined = tokio::task::spawn_blocking(move || node::examine(&settings, &runtimes)).await;
+    examined.expect("looking at files does not panic").into()
 }

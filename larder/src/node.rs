@@ -7,7 +7,7 @@ use node::{Finding, Settings, Severity};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::NodeArgs;
-use crate::config::Config;
+use crate::config::{Certificates, Config};
 use crate::failure::Failure;
 use crate::{logging, serving};
 
@@ -19,12 +19,12 @@ pub fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
     if args.uninstall {
         return uninstall(args);
     }
-    serving::run(|| Config::load_node(args), args.check)
+    serving::run(|| Config::load_node(args, Certificates::Needed), args.check)
 }
 
 /// Takes back what was written for the runtimes of this machine.
 fn uninstall(args: &NodeArgs) -> Result<ExitCode, Failure> {
-    let config = Config::load_node(args)?;
+    let config = Config::load_node(args, Certificates::Needed)?;
     logging::start_plainly();
     let findings = node::uninstall(&config.node.setup(config.listen)).context("cannot restore the runtimes' files")?;
     for finding in &findings {

@@ -8,22 +8,23 @@ use super::freshness::Tags;
 use super::section::{Document, Problems, Section, textual};
 use super::units::{Address, Span};
 use super::upstream::{self, Upstream};
+use super::certificates::{Certificates, Checks};
 use super::{Config, Node, Role, Store, deadlines, limits, pin, registry, tls};
 use crate::logging::{self, Format};
 
 /// Reads a configuration file's text. What it leaves out has its default.
-pub fn read(role: Role, origin: &str, text: &str) -> Result<Config, Problems> {
+pub fn read(role: Role, certificates: Certificates, origin: &str, text: &str) -> Result<Config, Problems> {
     let document = Document::new(origin, text);
     let table = document.parse();
     // What follows from broken syntax would only hide it.
     document.finish()?;
-    let config = read_root(role, Section::root(&document, &table));
+    let config = read_root(role, certificates, Section::root(&document, &table));
     document.finish()?;
     Ok(config)
 }
 
-fn read_root(role: Role, mut root: Section<'_>) -> Config {
-    let (mut warnings, mut expired) = (Vec::new(), Vec::new());
+fn read_root(role: Role, certificates: Certificates, mut root: Section<'_>) -> Config {
+    let (mut warnings, mut checks) = (Vec::new(), Checks::new(role, certificates));
     let listen = root.value("listen").map_or(role.listen(), |Address(address)| address);
     let metrics = root.value("metrics").unwrap_or(role.metrics());
     let grace = root.value("grace").map_or(Duration::from_secs(30), |Span(grace)| grace);
@@ -38,8 +39,8 @@ fn read_root(role: Role, mut root: Section<'_>) -> Config {
     let limits = root.section("limits").map(limits::read).unwrap_or_default();
     let tags = root.section("freshness").map(Tags::read).unwrap_or_default();
     let access = root.section("access").map(Access::read).unwrap_or_default();
-    let nodes = root.section("registry").and_then(|section| registry::read(section, role, &mut expired));
-    let node = root.section("node").map(|section| Node::read(section, role, &mut expired)).unwrap_or_default();
+    let nodes = root.section("registry").and_then(|section| registry::read(section, &mut checks));
+    let node = root.section("node").map(|section| Node::read(section, &mut checks)).unwrap_or_default();
     let deadlines = root.section("deadlines").map(deadlines::read).unwrap_or_default();
 
     let mut upstreams: Vec<Upstream> = Vec::new();
@@ -69,7 +70,7 @@ fn read_root(role: Role, mut root: Section<'_>) -> Config {
         node,
         deadlines,
         upstreams,
-        expired,
+        expired: checks.into_expired(),
         warnings,
     }
 }

@@ -35,6 +35,7 @@ mod upstream;
 
 pub use access::Access;
 pub use node::Node;
+pub use certificates::Certificates;
 pub use peers::{MemberList, Peering};
 pub use registry::ForNodes;
 pub use role::Role;
@@ -110,10 +111,14 @@ pub struct Store {
 impl Config {
     /// Reads what the flags say and the file that they name, or the usual one.
     pub fn load(role: Role, flags: &RegistryArgs) -> Result<Config, Failure> {
+        Config::load_with(role, Certificates::Needed, flags)
+    }
+
+    fn load_with(role: Role, certificates: Certificates, flags: &RegistryArgs) -> Result<Config, Failure> {
         let file = read_file(flags.place.config.as_deref())?;
         let mut config = match &file {
-            Some((path, text)) => file::read(role, &path.display().to_string(), text),
-            None => file::read(role, "", ""),
+            Some((path, text)) => file::read(role, certificates, &path.display().to_string(), text),
+            None => file::read(role, certificates, "", ""),
         }
         .map_err(|problems: Problems| Failure::Usage(problems.to_string()))?;
         config.file = file.map(|(path, _)| path);
@@ -122,8 +127,8 @@ impl Config {
     }
 
     /// The same for a node.
-    pub fn load_node(flags: &NodeArgs) -> Result<Config, Failure> {
-        let mut config = Config::load(Role::Node, &flags.common())?;
+    pub fn load_node(flags: &NodeArgs, certificates: Certificates) -> Result<Config, Failure> {
+        let mut config = Config::load_with(Role::Node, certificates, &flags.common())?;
         if let Some(registry) = &flags.registry {
             config.node.registry = Some(registry.clone());
         }
@@ -162,7 +167,10 @@ impl Config {
     }
 
     /// How a node reaches its registry; `known` is how it speaks to one that it has certificates for.
-    fn front(&self, known: Option<::upstream::TlsChoice>) -> Result<Option<::upstream::Front>, String> {
+    ///
+    /// # Errors
+    /// A file is no longer what it was when the configuration was read.
+    pub fn front(&self, known: Option<::upstream::TlsChoice>) -> Result<Option<::upstream::Front>, String> {
         let Some(url) = self.node.registry.clone().filter(|_| self.role == Role::Node) else { return Ok(None) };
         let tls = match &self.node.registry_ca {
             None => known,

@@ -4,10 +4,11 @@ use std::time::Duration;
 use oci::Registry;
 
 use super::file::RegistryName;
+use super::certificates::Checks;
 use super::peers::Peering;
 use super::section::Section;
 use super::units::Span;
-use super::{Role, certificates};
+use super::Role;
 
 /// What only a node is told.
 #[derive(Clone)]
@@ -49,7 +50,7 @@ impl Default for Node {
 
 impl Node {
     /// Reads `[node]`.
-    pub fn read(mut section: Section<'_>, role: Role, expired: &mut Vec<String>) -> Node {
+    pub fn read(mut section: Section<'_>, checks: &mut Checks) -> Node {
         let default = Node::default();
         let answer = section.value("answer").map_or(default.answer, |Span(span)| span);
         // containerd gives up on a head after 30 s, and pays for it with every request.
@@ -65,16 +66,14 @@ impl Node {
             hosts: section.value("hosts").unwrap_or(default.hosts),
             host_root: section.value("host_root").unwrap_or(default.host_root),
             crio: crio.map_or(default.crio, Iterator::collect),
-            peers: section.section("peers").and_then(|section| Peering::read(section, role, expired)),
+            peers: section.section("peers").and_then(|section| Peering::read(section, checks)),
         };
         if let Some(folder) = &node.registry_certificates {
             if node.registry_ca.is_some() {
                 let what = "is of no use beside registry_ca: a registry is known by the one or by the other";
                 section.problem("registry_certificates", what);
             }
-            if role == Role::Node {
-                certificates::check(&section, "registry_certificates", folder, peers::Role::Node, expired);
-            }
+            checks.check(&section, "registry_certificates", folder, Role::Node);
         }
         if !node.host_root.is_absolute() {
             section.problem("host_root", "must be an absolute path");

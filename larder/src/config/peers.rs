@@ -2,9 +2,10 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::certificates::Checks;
 use super::section::Section;
 use super::units::{Address, Size};
-use super::{Role, certificates};
+use super::Role;
 
 /// What a node is told about the other nodes that it shares with.
 #[derive(Clone)]
@@ -26,6 +27,23 @@ pub struct Peering {
 }
 
 /// Where the members are known.
+    pub members: MemberList,
+    /// Bytes per second to all other nodes together.
+    pub upload: Option<Size>,
+    /// Bytes per second from all other nodes together.
+    pub download: Option<Size>,
+}
+
+/// Whether a configuration is good only with the certificates that it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certificates {
+    /// It is.
+    Needed,
+    /// They are looked at later, by whoever is to say what is wrong with them.
+    Examined,
+}
+
+/// Where the members are known.
 #[derive(Clone)]
 pub enum MemberList {
     /// Here.
@@ -36,7 +54,7 @@ pub enum MemberList {
 
 impl Peering {
     /// Reads `[node.peers]`.
-    pub fn read(mut section: Section<'_>, role: Role, expired: &mut Vec<String>) -> Option<Peering> {
+    pub fn read(mut section: Section<'_>, checks: &mut Checks) -> Option<Peering> {
         let listen = section.value("listen").map_or((Ipv4Addr::UNSPECIFIED, 7440).into(), |Address(address)| address);
         let name: Option<String> = section.value("name");
         let name = name.or_else(|| std::env::var("NODE_NAME").ok()).or_else(host_name).unwrap_or_default();
@@ -45,9 +63,7 @@ impl Peering {
         }
         let zone = section.value("zone").unwrap_or_default();
         let certificates = section.value("certificates").unwrap_or_else(|| PathBuf::from("/etc/larder/peers"));
-        if role == Role::Node {
-            certificates::check(&section, "certificates", &certificates, peers::Role::Node, expired);
-        }
+        checks.check(&section, "certificates", &certificates, Role::Node);
         let service: Option<String> = section.value("service");
         let fixed: Vec<peers::Member> = section.sections("members").into_iter().filter_map(member).collect();
         let members = match (service, section.has("members")) {

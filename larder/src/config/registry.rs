@@ -1,9 +1,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::certificates::Checks;
 use super::section::Section;
 use super::units::Address;
-use super::{Role, certificates};
+use super::Role;
 
 /// Where nodes come to a registry, over mutual TLS.
 pub struct ForNodes {
@@ -14,19 +15,17 @@ pub struct ForNodes {
 }
 
 /// Reads `[registry]`, which has one table.
-pub fn read(mut section: Section<'_>, role: Role, expired: &mut Vec<String>) -> Option<ForNodes> {
-    let nodes = section.section("nodes").map(|section| ForNodes::read(section, role, expired));
+pub fn read(mut section: Section<'_>, checks: &mut Checks) -> Option<ForNodes> {
+    let nodes = section.section("nodes").map(|section| ForNodes::read(section, checks));
     section.finish();
     nodes
 }
 
 impl ForNodes {
-    fn read(mut section: Section<'_>, role: Role, expired: &mut Vec<String>) -> ForNodes {
+    fn read(mut section: Section<'_>, checks: &mut Checks) -> ForNodes {
         let listen = section.value("listen").map_or((Ipv4Addr::UNSPECIFIED, 5002).into(), |Address(address)| address);
         let certificates = section.value("certificates").unwrap_or_else(|| PathBuf::from("/etc/larder/registry"));
-        if role == Role::Registry {
-            certificates::check(&section, "certificates", &certificates, peers::Role::Registry, expired);
-        }
+        checks.check(&section, "certificates", &certificates, Role::Registry);
         section.finish();
         ForNodes { listen, certificates }
     }
