@@ -332,6 +332,11 @@ fn a_registry_is_asked_and_its_clock_read() {
     one.start();
     assert_eq!(one.codes(), ["registry-unreachable"]);
     assert!(text(&one.found("registry-unreachable")).contains(&registry.to_string()));
+    let strange = one.port(5001);
+    one.node = format!("registry = \"http://{strange}\"\n");
+    somebody(strange, None, || "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_owned());
+    assert!(text(&one.found("registry-unreachable")).contains("404 Not Found"));
+    one.node = format!("registry = \"http://{registry}\"\n");
     let ahead = Duration::from_secs(90);
     somebody(registry, None, move || answer(SystemTime::now() + ahead, "", ""));
     assert_eq!(one.codes(), ["clock-skew"]);
