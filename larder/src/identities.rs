@@ -48,6 +48,11 @@ impl Identities {
     }
 }
 
+/// How a node speaks to a registry: nobody else is taken for one, least of all another node.
+pub fn as_node(identity: Arc<Identity>) -> upstream::TlsChoice {
+    Arc::new(move || identity.client(peers::Role::Registry))
+}
+
 /// Until when certificates are good, by the settings that name them.
 struct Ends(Vec<(&'static str, Arc<Identity>)>);
 

@@ -15,7 +15,7 @@ use upstream::Directory;
 
 use crate::config::{Budget, Config, ForNodes, Listener, Role, Size, Store};
 use crate::failure::Failure;
-use crate::identities::Identities;
+use crate::identities::{self, Identities};
 use crate::logging;
 use crate::process::{self, Signals};
 use crate::sharing::Sharing;
@@ -105,7 +105,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let known_registry = match &config.node.registry_certificates {
         Some(folder) if config.role == Role::Node && config.node.registry.is_some() => {
-            Some(as_node(identities.load("node.registry_certificates", folder)?))
+            Some(identities::as_node(identities.load("node.registry_certificates", folder)?))
         }
         _ => None,
     };
@@ -198,11 +198,6 @@ fn admin(port: Port, registry: MetricsRegistry, engine: Arc<Engine>, draining: A
 /// How a registry lets nodes in, and nobody else.
 fn letting_in_nodes(identity: Arc<Identity>) -> serve::TlsChoice {
     Arc::new(move || identity.server(&[peers::Role::Node]))
-}
-
-/// How a node speaks to a registry: nobody else is taken for one, least of all another node.
-fn as_node(identity: Arc<Identity>) -> upstream::TlsChoice {
-    Arc::new(move || identity.client(peers::Role::Registry))
 }
 
 /// What the container runtime of a node has itself.

@@ -238,7 +238,7 @@ impl Identity {
                 // The runtime is ending.
                 Err(_) => return,
             }
-            let Expiry { certificate, authority } = self.expiry();
+            let Expiry { certificate, authority, .. } = self.expiry();
             let end = certificate.min(authority);
             if end <= SystemTime::now() && expired.replace(end) != Some(end) {
                 tracing::error!(cert = %self.files.cert.display(), "the certificate or its authority has expired: nobody believes it any more");

@@ -7,6 +7,15 @@ use super::Role;
 use super::section::Section;
 use super::units::Span;
 
+/// Whether a configuration is good only with the certificates that it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certificates {
+    /// It is.
+    Needed,
+    /// They are looked at later, by whoever is to say what is wrong with them.
+    Examined,
+}
+
 /// Looks at the certificates that a configuration names.
 pub struct Checks {
     role: Role,
@@ -42,7 +51,8 @@ impl Checks {
                 let ends = identity.expiry();
                 for (end, path) in [(ends.certificate, &files.cert), (ends.authority, &files.ca)] {
                     if let Ok(since) = SystemTime::now().duration_since(end) {
-                        let what = format!("{} expired {} ago: nobody believes it any more", path.display(), about(since));
+                        let what =
+                            format!("{} expired {} ago: nobody believes it any more", path.display(), about(since));
                         self.expired.push(format!("{}: {what}; larder certs makes certificates", section.full(key)));
                     }
                 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 use oci::Registry;
 
 use super::access::Access;
+use super::certificates::{Certificates, Checks};
 use super::freshness::Tags;
 use super::section::{Document, Problems, Section, textual};
 use super::units::{Address, Span};
 use super::upstream::{self, Upstream};
-use super::certificates::{Certificates, Checks};
 use super::{Config, Node, Role, Store, deadlines, limits, pin, registry, tls};
 use crate::logging::{self, Format};
 

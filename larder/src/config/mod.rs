@@ -34,8 +34,8 @@ mod units;
 mod upstream;
 
 pub use access::Access;
-pub use node::Node;
 pub use certificates::Certificates;
+pub use node::Node;
 pub use peers::{MemberList, Peering};
 pub use registry::ForNodes;
 pub use role::Role;

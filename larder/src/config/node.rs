@@ -3,12 +3,12 @@ use std::time::Duration;
 
 use oci::Registry;
 
-use super::file::RegistryName;
+use super::Role;
 use super::certificates::Checks;
+use super::file::RegistryName;
 use super::peers::Peering;
 use super::section::Section;
 use super::units::Span;
-use super::Role;
 
 /// What only a node is told.
 #[derive(Clone)]

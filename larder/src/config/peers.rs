@@ -2,10 +2,10 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::Role;
 use super::certificates::Checks;
 use super::section::Section;
 use super::units::{Address, Size};
-use super::Role;
 
 /// What a node is told about the other nodes that it shares with.
 #[derive(Clone)]
@@ -24,23 +24,6 @@ pub struct Peering {
     pub upload: Option<Size>,
     /// Bytes per second from all other nodes together.
     pub download: Option<Size>,
-}
-
-/// Where the members are known.
-    pub members: MemberList,
-    /// Bytes per second to all other nodes together.
-    pub upload: Option<Size>,
-    /// Bytes per second from all other nodes together.
-    pub download: Option<Size>,
-}
-
-/// Whether a configuration is good only with the certificates that it names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Certificates {
-    /// It is.
-    Needed,
-    /// They are looked at later, by whoever is to say what is wrong with them.
-    Examined,
 }
 
 /// Where the members are known.

@@ -1,10 +1,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::Role;
 use super::certificates::Checks;
 use super::section::Section;
 use super::units::Address;
-use super::Role;
 
 /// Where nodes come to a registry, over mutual TLS.
 pub struct ForNodes {
