@@ -15,6 +15,7 @@
 
 mod digest;
 mod error;
+mod image;
 mod manifest;
 mod media;
 mod name;
@@ -23,6 +24,7 @@ mod route;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use error::{ErrorBody, ErrorCode};
+pub use image::{Image, ImageError};
 pub use manifest::{Descriptor, Manifest, ManifestError, ManifestKind};
 pub use media::{MANIFEST_TYPES, MediaType};
 pub use name::{Name, NameError, Registry, Repository};

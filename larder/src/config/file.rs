@@ -63,7 +63,7 @@ fn read_root(role: Role, certificates: Certificates, mut root: Section<'_>) -> C
         unqualified: unqualified.0,
         unlisted,
         exclude,
-        pins: pins.into_iter().map(|pin| (pin.name, pin.reference)).collect(),
+        pins: pins.into_iter().map(|pin::Pin(image)| (image.name, image.reference)).collect(),
         rules: tags.rules(),
         access,
         nodes,
