@@ -1,7 +1,8 @@
 //! A real API server takes the definitions, checks objects by them and shows them.
 
+mod bad;
 mod client;
-mod objects;
+mod good;
 mod rules;
 mod shown;
 

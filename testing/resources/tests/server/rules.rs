@@ -4,8 +4,9 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use api::{CachePolicy, CachedImage, ImageCache, NodeCache, Upstream};
 use serde_json::{Value, json};
 
+use crate::bad::bad;
 use crate::client::{Answer, Server, object};
-use crate::objects::{bad, good};
+use crate::good::good;
 
 pub fn good_objects_are_taken(server: &Server) -> Result<()> {
     let mut wrong = Vec::new();

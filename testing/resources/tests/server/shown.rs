@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use testbed::Cluster;
 
 use crate::client::{Server, object};
-use crate::objects::digest;
+use crate::good::digest;
 
 const TIME: &str = "2026-01-02T03:04:05Z";
 
