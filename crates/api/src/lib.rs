@@ -14,6 +14,8 @@
 //! assert_eq!(cache.spec.parallelism.per_node, 2);
 //! ```
 #![forbid(unsafe_code)]
+// Each printer column names its type in the one attribute of its kind, which clippy takes for a repetition.
+#![allow(clippy::duplicated_attributes)]
 
 mod cache_policy;
 mod cached_image;

@@ -129,7 +129,7 @@ texts! {
         [concat!("!self.contains('/') || (self.matches(r'^[^/]+/", repository!(), "([:@]|$)') && self.matches('^[^/]+/[^:@]{1,255}([:@]|$)'))"),
          "after the registry comes a repository: lower-case letters and digits with single separators (. _ __ -), in parts joined by /, \
           at most 255 characters"]
-        [concat!("!self.contains('/') || self.matches(r'/[^/:@]+[:@][^/]*$')"),
+        ["!self.contains('/') || self.matches(r'/[^/:@]+[:@][^/]*$')",
          "end with a tag or a digest, such as docker.io/library/nginx:1.27"]
         [concat!("!self.matches('/[^/:@]+[:@][^/]*$') || self.matches(r'/[^/:@]+", reference!(), "$')"),
          "a tag has 1 to 128 letters, digits, . _ and -, and does not begin with . or -; a digest is written @sha256: and 64 lower-case \

@@ -2,8 +2,9 @@
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
-use testbed::Cluster;
+use testbed::{Cluster, wait_for};
 
+use crate::PATIENCE;
 use crate::client::{Server, object};
 use crate::good::digest;
 
@@ -210,9 +211,14 @@ pub fn kubectl_knows_the_kinds(cluster: &Cluster) -> Result<()> {
         ("ci.status.held.registry", "Larder's registry has all of it"),
         ("nc.status.images.state", "its turn has not come"),
     ] {
-        let text = kubectl.run(&["explain", field])?;
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        ensure!(text.contains(said), "{field}: {text}");
+        // The descriptions are published a little after the kinds.
+        let mut last = String::new();
+        let waited = wait_for(&format!("kubectl explains {field}"), PATIENCE, || {
+            last = kubectl.run(&["explain", field]).unwrap_or_else(|error| format!("{error:#}"));
+            let words: Vec<_> = last.split_whitespace().collect();
+            Ok(words.join(" ").contains(said).then_some(()))
+        });
+        waited.with_context(|| format!("it said last: {last}"))?;
     }
     let cache = json!({
         "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache", "metadata": {"name": "web", "namespace": "default"},
