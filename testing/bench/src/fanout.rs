@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use nodes::{await_ready, member, metric};
+use programs::Program;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde::Serialize;
@@ -17,6 +18,10 @@ use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Machine, Other, Rate, 
 use crate::client::{Client, Taken};
 use crate::figure::spread;
 use crate::{machine, plot, report, server, timeline};
+
+mod mirror;
+
+use mirror::Mirror;
 
 /// A transfer that takes so long hangs.
 const HANGS: Duration = Duration::from_secs(120);
@@ -41,6 +46,9 @@ pub(crate) struct Arguments {
     /// Up to how many nodes pull directly from the origin for comparison, once each: it takes so many transfers.
     #[arg(long, default_value_t = 8)]
     direct: usize,
+    /// Up to how many nodes pull through distribution for comparison: the one mirror's link carries each of their transfers.
+    #[arg(long, default_value_t = 8)]
+    mirrored: usize,
     /// Tell meanwhile, second by second, what goes over the links: the nodes are asked for it, which costs them a little.
     #[arg(long)]
     timeline: bool,
@@ -53,6 +61,8 @@ pub(crate) struct Arguments {
 enum Name {
     /// All nodes of one zone, an image of one layer and one of four.
     Fanout,
+    /// distribution as the only mirror of all nodes, beside larder: see `--mirrored`.
+    Distribution,
     /// Two zones.
     Zones,
     /// A home is killed at half of a pull.
@@ -62,7 +72,7 @@ enum Name {
 }
 
 impl Name {
-    const ALL: [Name; 4] = [Name::Fanout, Name::Zones, Name::Killed, Name::Memory];
+    const ALL: [Name; 5] = [Name::Fanout, Name::Distribution, Name::Zones, Name::Killed, Name::Memory];
 }
 
 /// What is measured of one pull by many nodes.
@@ -98,12 +108,14 @@ struct Lab<'a> {
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let larder = server::larder(arguments.larder.clone())?;
     let most = arguments.nodes.iter().copied().max().unwrap_or(4).max(8);
-    let spec = ClusterSpec::new("fanout").with_nodes([]);
+    let spec = ClusterSpec::new("fanout").with_nodes([]).programs(&[Program::Registry]);
     let (mut pulls, mut rows) = (Vec::new(), Vec::new());
     with_cluster(&spec, |cluster| {
         for number in 1..=most {
             cluster.add_machine(&format!("m{number}"))?;
         }
+        // After the nodes, which are the first machines.
+        cluster.add_machine(mirror::MACHINE)?;
         let certificates = crate::folder().join("fanout-certificates");
         let _ = fs::remove_dir_all(&certificates);
         fs::create_dir_all(&certificates)?;
@@ -123,6 +135,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
                 eprintln!("{name:?}, repetition {repetition}");
                 match name {
                     Name::Fanout => lab.fanout(&arguments, &one, &four, repetition, &mut pulls)?,
+                    Name::Distribution => lab.distribution(&arguments, &one, repetition, &mut pulls)?,
                     Name::Zones => pulls.push(lab.zones(&one)?),
                     Name::Killed => rows.extend(lab.killed(&one)?),
                     Name::Memory => rows.extend(lab.memory(&one)?),
@@ -172,6 +185,33 @@ impl Lab<'_> {
                     continue;
                 }
                 let pull = self.shared(nodes, name, image, ideal.slowest_s, |_| "")?;
+                eprintln!("{pull:?}");
+                pulls.push(pull);
+            }
+        }
+        Ok(())
+    }
+
+    /// larder and distribution in turn, with the same number of nodes.
+    fn distribution(
+        &mut self,
+        arguments: &Arguments,
+        image: &Written,
+        repetition: usize,
+        pulls: &mut Vec<Pull>,
+    ) -> Result<()> {
+        let ideal = self.direct(1, image)?;
+        if repetition == 1 && !pulls.iter().any(|pull| pull.what == "direct") {
+            pulls.push(ideal.clone());
+        }
+        let mirror = Mirror::new(self.cluster.program(Program::Registry));
+        for &nodes in arguments.nodes.iter().filter(|nodes| **nodes <= arguments.mirrored) {
+            for turn in 0..2 {
+                let pull = if (repetition + turn) % 2 == 0 {
+                    mirror.pull(self, nodes, image, ideal.slowest_s)?
+                } else {
+                    self.shared(nodes, "one", image, ideal.slowest_s, |_| "")?
+                };
                 eprintln!("{pull:?}");
                 pulls.push(pull);
             }
@@ -471,15 +511,20 @@ fn take(address: Ipv4Addr, port: u16, path: &str, authority: Option<&[u8]>) -> R
 }
 
 fn table(pulls: &[Pull], rows: &[Row], arguments: &Arguments) -> String {
+    let only: String =
+        arguments.only.iter().map(|name| format!(" --only {}", format!("{name:?}").to_lowercase())).collect();
+    let nodes: Vec<String> = arguments.nodes.iter().map(usize::to_string).collect();
     let mut text = format!(
-        "`cargo run --release -p bench -- fanout --repetitions {} --size {} --rate {} --direct {}` on {}.\n\n\
+        "`cargo run --release -p bench -- fanout{only} --repetitions {} --nodes {} --size {} --rate {} --direct {} --mirrored {}` on {}.\n\n\
          Medians (least – most). The processors' idle share was that of the whole machine, on which all nodes are.\n\n\
          | what | nodes | slowest node, in direct transfers | bytes from the origin, in images | most that a node sent, in images | across zones, in images per zone | idle |\n\
          |---|---|---|---|---|---|---|\n",
         arguments.repetitions,
+        nodes.join(","),
         arguments.size,
         arguments.rate,
         arguments.direct,
+        arguments.mirrored,
         machine::describe()
     );
     let mut seen: Vec<(&str, usize, usize)> = Vec::new();

@@ -13,6 +13,7 @@ mod figure;
 mod group;
 mod load;
 mod machine;
+mod node;
 mod plot;
 mod process;
 mod report;
@@ -35,6 +36,8 @@ enum What {
     Testbed(TestbedArguments),
     /// Many nodes that want the same image at once. Needs root.
     Fanout(fanout::Arguments),
+    /// One node's pulls and its mirror's answers, beside the same without larder. Needs root.
+    Node(node::Arguments),
     /// Everything.
     All,
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         What::Registry(arguments) => registry(arguments),
         What::Testbed(TestbedArguments { nodes, rounds, build }) => cluster::run(nodes, rounds, build),
         What::Fanout(arguments) => fanout::run(arguments),
+        What::Node(arguments) => node::run(arguments),
         What::All => {
             let all =
                 RegistryArguments { repetitions: 5, only: Vec::new(), seconds: 3.0, larder: None, without: Vec::new() };

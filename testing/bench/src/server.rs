@@ -202,13 +202,13 @@ impl Server {
                 let config = folder.join("nginx.conf");
                 fs::create_dir_all(folder.join("files"))?;
                 fs::write(folder.join("files/ready"), "")?;
-                fs::write(&config, nginx_config(folder, address))?;
+                fs::write(&config, nginx_config(folder, address, ""))?;
                 command.arg("-p").arg(folder).arg("-c").arg(&config).args(["-g", "daemon off;"]);
                 (address, "/ready")
             }
             Kind::Distribution => {
                 let config = folder.join("config.yml");
-                fs::write(&config, distribution_config(folder, address, origin))?;
+                fs::write(&config, distribution_config(folder, address, &format!("http://{origin}")))?;
                 command.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
                 (address, "/v2/")
             }
@@ -257,23 +257,24 @@ impl Server {
     }
 }
 
-fn nginx_config(folder: &Path, address: SocketAddr) -> String {
+/// nginx with the files of the folder's `files`; `more` is put into its server.
+pub(crate) fn nginx_config(folder: &Path, address: SocketAddr, more: &str) -> String {
     let root = folder.display();
     format!(
         "user root;\nworker_processes auto;\npid {root}/pid;\nerror_log {root}/error;\n\
          events {{ worker_connections 4096; }}\n\
          http {{\n  access_log off;\n  sendfile on;\n  tcp_nopush on;\n  keepalive_requests 1000000000;\n  \
-         default_type application/octet-stream;\n  server {{ listen {address} backlog=4096; root {root}/files; }}\n}}\n"
+         default_type application/octet-stream;\n  server {{ listen {address} backlog=4096; root {root}/files; {more}}}\n}}\n"
     )
 }
 
 /// As the image of distribution has it, but for the log of requests.
-fn distribution_config(folder: &Path, address: SocketAddr, origin: SocketAddr) -> String {
+pub(crate) fn distribution_config(folder: &Path, address: SocketAddr, origin: &str) -> String {
     let root = folder.display();
     format!(
         "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  cache:\n    \
          blobdescriptor: inmemory\n  filesystem:\n    rootdirectory: {root}/store\nhttp:\n  addr: {address}\nproxy:\n  \
-         remoteurl: http://{origin}\n"
+         remoteurl: {origin}\n"
     )
 }
 

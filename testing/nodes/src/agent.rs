@@ -72,9 +72,17 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// It does not become ready.
     pub fn start(node: &'a Node, config: &str) -> Result<Agent<'a>> {
+        Agent::launch(node, config, Launch::new(binary()).args(["node", "--log", "debug"]))
+    }
+
+    /// As [`Agent::start`], of a binary with arguments of the caller's choice.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn launch(node: &'a Node, config: &str, launch: Launch) -> Result<Agent<'a>> {
         let machine = node.machine();
         machine.write("/etc/larder/larder.toml", config)?;
-        let process = machine.spawn("larder", Launch::new(binary()).args(["node", "--log", "debug"]))?;
+        let process = machine.spawn("larder", launch)?;
         await_ready(machine)?;
         let agent = Agent { node, process };
         agent.await_pointed()?;
