@@ -59,7 +59,7 @@ impl Beside {
                 (format!("≤ {limit} ×"), reached.map(|v| (v <= limit, format!("{v:.2} ×"))))
             }
             (Goal::More(limit), reached) => {
-                let said = |value: f64| (value <= limit, format!("{value:.2} {} more", self.unit));
+                let said = |value: f64| (value <= limit, format!("{value:+.2} {}", self.unit));
                 (format!("≤ {limit} {} more", self.unit), reached.map(said))
             }
         };
@@ -121,7 +121,7 @@ mod tests {
         assert!(more.row().contains("not measured"));
         more.larder(0.75, None);
         more.other(0.25);
-        assert!(more.row().ends_with("| ≤ 1 ms more | yes: 0.50 ms more | – |\n"), "{}", more.row());
+        assert!(more.row().ends_with("| ≤ 1 ms more | yes: +0.50 ms | – |\n"), "{}", more.row());
     }
 
     #[test]

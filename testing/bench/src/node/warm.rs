@@ -1,10 +1,11 @@
 //! A pull of what another node has, while the origin is down.
 
-use std::time::Instant;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nodes::{Agent, MIRROR};
-use testbed::{Image, Layer, Node, Written};
+use testbed::{Image, Layer, Node, Written, wait_for};
 
 use super::Arguments;
 use super::beside::{Beside, Goal};
@@ -80,7 +81,7 @@ fn of_image(
     Ok([pull, get])
 }
 
-/// Does something on a node whose larder has nothing but the image's manifest, while the origin cannot be reached.
+/// Does something on a node whose larder has nothing but the image's manifest, while the origin refuses connections.
 fn alone<'a, T>(
     lab: &mut Lab<'a>,
     node: &'a Node,
@@ -90,16 +91,19 @@ fn alone<'a, T>(
 ) -> Result<T> {
     let agent = lab.start(node)?;
     agent.pull(&format!("/v2/{repository}/manifests/{}?ns=docker.io", image.digest))?;
-    lab.cluster.internet_link().cut()?;
-    let done = act(lab, &agent);
-    lab.cluster.internet_link().mend()?;
-    let done = done?;
+    let origin = lab.cluster.origin("docker.io")?;
+    origin.process()?.kill()?;
+    let done = act(lab, &agent)?;
+    origin.process()?.start_again()?;
+    wait_for("the origin listens again", Duration::from_secs(30), || {
+        Ok(lab.cluster.internet().in_network(|| TcpStream::connect((origin.address(), 443)))?.ok())
+    })?;
     lab.end(node)?;
     Ok(done)
 }
 
 /// How long a node takes to get something into a file, in seconds.
-fn transfer(node: &Node, from: std::net::SocketAddr, path: &str) -> Result<f64> {
+fn transfer(node: &Node, from: SocketAddr, path: &str) -> Result<f64> {
     let into = node.machine().path("/var/lib/larder/transferred");
     node.machine().run(&["sync"])?;
     let began = Instant::now();
