@@ -207,7 +207,7 @@ impl Lab<'_> {
         let mirror = Mirror::new(self.cluster.program(Program::Registry));
         for &nodes in arguments.nodes.iter().filter(|nodes| **nodes <= arguments.mirrored) {
             for turn in 0..2 {
-                let pull = if (repetition + turn) % 2 == 0 {
+                let pull = if (repetition + turn).is_multiple_of(2) {
                     mirror.pull(self, nodes, image, ideal.slowest_s)?
                 } else {
                     self.shared(nodes, "one", image, ideal.slowest_s, |_| "")?
