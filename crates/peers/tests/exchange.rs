@@ -65,9 +65,8 @@ async fn what_one_node_has_another_gets_without_the_origin() {
     assert_eq!(times(&cluster), 1.0);
 }
 
-// P-15: a node that comes anew knows nothing of who has what.
-#[tokio::test(flavor = "multi_thread")]
-async fn nodes_that_remember_nothing_find_who_has_a_blob() {
+/// Three nodes, of which the first has the blob, and the others know nothing of it any more.
+async fn one_that_has_it_and_two_anew() -> Cluster {
     let mut cluster = Cluster::start(Origin::new(bytes(18 * MIB)), &[("", 3)], Settings::default()).await;
     cluster.pull_all([0], None).await;
     for index in [1, 2] {
@@ -77,8 +76,24 @@ async fn nodes_that_remember_nothing_find_who_has_a_blob() {
         let node = cluster.node(&member, listener, Settings::default());
         cluster.nodes[index] = node;
     }
+    cluster
+}
+
+// P-15: a node that comes anew knows nothing of who has what.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_remember_nothing_find_who_has_a_blob() {
+    let cluster = one_that_has_it_and_two_anew().await;
     cluster.origin.down.store(true, Ordering::Relaxed);
     cluster.pull_all([1], None).await;
+    assert_eq!(times(&cluster), 1.0);
+}
+
+// Packets that vanish are worse than an origin that refuses: nothing tells that nobody will answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_that_never_answers_is_not_waited_for_where_a_node_has_the_blob() {
+    let cluster = one_that_has_it_and_two_anew().await;
+    cluster.origin.silent.store(true, Ordering::Relaxed);
+    cluster.pull_all([1, 2], None).await;
     assert_eq!(times(&cluster), 1.0);
 }
 

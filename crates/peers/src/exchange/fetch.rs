@@ -1,3 +1,4 @@
+mod anybody;
 mod batch;
 mod beyond;
 mod node;
@@ -21,8 +22,6 @@ const HOMES: usize = 2;
 const HOLDERS: usize = 4;
 /// How many are asked whether they have a piece that its home stopped giving.
 const NEIGHBOURS: usize = 3;
-/// How many nodes are asked whether they have a piece, where nobody else can give it.
-const ANYBODY: usize = 16;
 
 /// For whom a piece is fetched.
 #[derive(Clone, Debug)]
@@ -139,19 +138,7 @@ impl Fetch {
             }
             self.swarm.no_holder(&digest, &id);
         }
-        let trouble = match self.beyond().await {
-            Ok(()) => return Ok(()),
-            Err(trouble) => trouble,
-        };
-        if matches!(&trouble, Trouble::Source(error) if !error.is_definite()) {
-            for member in placement.in_cluster(&digest, self.piece).take(ANYBODY) {
-                if self.is_given_by(member, &placement).await? {
-                    self.swarm.note_holder(&digest, &member.id, true);
-                    return Ok(());
-                }
-            }
-        }
-        Err(trouble)
+        self.beyond_or_anybody(&placement).await
     }
 
     /// Asks the piece's home, or who stands in for it, unless that is this node.

@@ -3,7 +3,7 @@
 //! ```text
 //! source.rs     a pull of this node: pieces fetched ahead, read in order
 //! fetch.rs      one piece: its home in the zone, the cluster's home, whoever has it (fetch/node.rs), the sources beyond the
-//!               nodes (fetch/beyond.rs)
+//!               nodes (fetch/beyond.rs), anybody while those are silent (fetch/anybody.rs)
 //! client.rs     a question to a node        wire.rs    what is said      pulse.rs   whether it is still alive
 //! probe.rs      whether a node is there at all, and why not
 //! server.rs     questions of other nodes

@@ -343,6 +343,8 @@ impl Giving {
         let no = match (&flow.end, flow.depth, known) {
             (Some(Err(Trouble::Private)), ..) => return Some(self.private()),
             (Some(Err(_)), ..) => true,
+            // Only what is here whole is of use to the asker.
+            (None, ..) if self.query.below <= 1 => true,
             (end, Some(depth), _) if end.is_none() && depth >= self.query.below => true,
             (_, Some(depth), Some((size, place))) => match piece_range(size, self.query.piece) {
                 Some(range) => {

@@ -30,6 +30,8 @@ pub struct Origin {
     pub sent: AtomicU64,
     pub asked: AtomicU64,
     pub down: AtomicBool,
+    /// Whether it takes questions and never answers.
+    pub silent: AtomicBool,
     /// Bytes per second of each answer.
     pub rate: Option<u64>,
     pub owner: Option<Credential>,
@@ -42,6 +44,7 @@ impl Origin {
             sent: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             down: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             rate: None,
             owner: None,
         }
@@ -51,7 +54,10 @@ impl Origin {
         self.sent.load(Ordering::Relaxed)
     }
 
-    fn check(&self, ask: &Ask) -> Result<(), SourceError> {
+    async fn check(&self, ask: &Ask) -> Result<(), SourceError> {
+        if self.silent.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
         let error = |kind| Err(SourceError::new(kind, "origin", "as the test wants it"));
         if self.down.load(Ordering::Relaxed) {
             return error(FailureKind::Unavailable);
@@ -84,12 +90,12 @@ impl Source for Endpoint {
         missing()
     }
     async fn head_blob(&self, ask: &Ask, _: &Digest) -> Result<BlobHead, SourceError> {
-        self.0.check(ask)?;
+        self.0.check(ask).await?;
         Ok(BlobHead { size: Some(self.0.blob.len() as u64) })
     }
     async fn blob(&self, ask: &Ask, digest: &Digest, from: u64, until: Option<u64>) -> Result<BlobBody, SourceError> {
         let origin = self.0.clone();
-        origin.check(ask)?;
+        origin.check(ask).await?;
         if Digest::sha256(&origin.blob) != *digest {
             return missing();
         }
