@@ -72,10 +72,20 @@ pub fn run(load: impl FnOnce() -> Result<Config, Failure>, check: bool) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
+/// The cryptography works some 50 ms before it gives its first random number: now, and not in the first handshake, for
+/// which somebody waits.
+fn gather_randomness() {
+    if let Some(provider) = rustls::crypto::CryptoProvider::get_default() {
+        // What fails here fails again, with an error of its own, where it is needed.
+        let _ = provider.secure_random.fill(&mut [0; 32]);
+    }
+}
+
 /// Serves until a signal, then drains.
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let _watchdog = Watchdog::start();
+    tokio::task::spawn_blocking(gather_randomness);
     let mut registry = MetricsRegistry::default();
     registry.register("larder_build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     let upstream_metrics = upstream::Metrics::register(&mut registry);
