@@ -193,6 +193,8 @@ fn give_or_redirect(
     asker: Asker,
 ) -> Response<Body> {
     let flow = match found {
+        // Only what is here whole is of use to the asker, who stands in no line.
+        Piece::Coming(_) if query.below <= 1 => return status(StatusCode::NOT_FOUND),
         Piece::Coming(flow) => flow,
         Piece::Present => match gathering.length(query.piece) {
             Some(length) => present(length),
@@ -343,8 +345,6 @@ impl Giving {
         let no = match (&flow.end, flow.depth, known) {
             (Some(Err(Trouble::Private)), ..) => return Some(self.private()),
             (Some(Err(_)), ..) => true,
-            // Only what is here whole is of use to the asker.
-            (None, ..) if self.query.below <= 1 => true,
             (end, Some(depth), _) if end.is_none() && depth >= self.query.below => true,
             (_, Some(depth), Some((size, place))) => match piece_range(size, self.query.piece) {
                 Some(range) => {
