@@ -139,14 +139,14 @@ async fn answer(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Bod
     if asker == swarm.members.me().id.as_str() {
         return status(StatusCode::LOOP_DETECTED);
     }
-    let asker = NodeId::from(asker);
+    let id = NodeId::from(asker);
+    let asker = Asker { zone: swarm.zone_of(&id), id };
     let Query { digest, piece, .. } = query;
-    let zone = swarm.zone_of(&asker);
 
     if let Some(gathering) = swarm.gathered(&digest)
         && let Some(found) = gathering.piece(piece)
     {
-        return give_or_redirect(swarm, gathering, found, query, Asker { id: asker, zone });
+        return give_or_redirect(swarm, gathering, found, query, asker);
     }
     let finding = {
         let swarm = swarm.clone();
@@ -163,8 +163,8 @@ async fn answer(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Bod
         return frames(Giving::new(swarm, flow, query, Start::Known { size, place }));
     }
     if query.hops == 0 {
-        let others =
-            swarm.gathered(&digest).map(|gathering| gathering.takers(piece, &asker, &zone)).unwrap_or_default();
+        let others = swarm.gathered(&digest).map(|gathering| gathering.takers(piece, &asker.id, &asker.zone));
+        let others = others.unwrap_or_default();
         return if others.is_empty() || query.insist {
             status(StatusCode::NOT_FOUND)
         } else {
@@ -172,16 +172,16 @@ async fn answer(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Bod
         };
     }
     let gathering = swarm.gathering(&digest);
-    swarm.note_holder(&digest, &asker, false);
+    swarm.note_holder(&digest, &asker.id, false);
     if swarm.is_private(&query.name, &digest) {
-        return match gathering.send(piece, &asker, query.insist) {
+        return match gathering.send(piece, &asker.id, query.insist) {
             None => status(StatusCode::FORBIDDEN),
             Some(other) => redirect(swarm, &[other]),
         };
     }
-    let errand = Errand { name: query.name.clone(), own: None, hops: query.hops, asker: Some(asker.clone()) };
+    let errand = Errand { name: query.name.clone(), own: None, hops: query.hops, asker: Some(asker.id.clone()) };
     let found = swarm.ensure(&gathering, piece, &errand);
-    give_or_redirect(swarm, gathering, found, query, Asker { id: asker, zone })
+    give_or_redirect(swarm, gathering, found, query, asker)
 }
 
 /// Gives a piece, or sends the asker to the end of the line of those who take it, if it is given to enough already.

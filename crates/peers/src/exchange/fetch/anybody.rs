@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use oci::Digest;
 use tokio::sync::watch;
 
 use super::Fetch;
@@ -22,12 +23,6 @@ impl Fetch {
     /// Takes the piece from the sources beyond the nodes or, where those are silent or out of order, from any node that
     /// turns out to have it.
     pub(super) async fn beyond_or_anybody(&mut self, placement: &Placement) -> Result<(), Trouble> {
-        let nodes: Vec<Arc<Member>> = placement
-            .in_cluster(&self.gathering.digest, self.piece)
-            .filter(|member| !self.swarm.members.is_me(member))
-            .take(ANYBODY)
-            .cloned()
-            .collect();
         let query = Query {
             name: self.errand.name.clone(),
             digest: self.gathering.digest,
@@ -37,17 +32,17 @@ impl Fetch {
             below: 1,
             insist: true,
         };
-        let finding = find_in_silence(self.swarm.clone(), query, nodes.clone(), self.flow.subscribe());
+        let finding = find_in_silence(self.swarm.clone(), placement, query, self.flow.subscribe());
         let outcome = tokio::select! {
             outcome = self.beyond() => outcome,
-            found = finding => match self.is_given_by_holder(&found, placement).await? {
+            found = finding => match self.is_given_by_holder(found, placement).await? {
                 true => return Ok(()),
                 false => self.beyond().await,
             }
         };
         let Err(trouble) = outcome else { return Ok(()) };
         if matches!(&trouble, Trouble::Source(error) if !error.is_definite()) {
-            for member in &nodes {
+            for member in anybody(&self.swarm.clone(), placement, &self.gathering.digest, self.piece) {
                 if self.is_given_by_holder(member, placement).await? {
                     return Ok(());
                 }
@@ -65,22 +60,34 @@ impl Fetch {
     }
 }
 
+/// The nodes that are asked for a piece, nearest to being its home first. They are looked for only where it comes to that:
+/// in a large cluster it takes time.
+fn anybody<'s, 'p>(
+    swarm: &'s Swarm,
+    placement: &'p Placement,
+    digest: &Digest,
+    piece: u64,
+) -> impl Iterator<Item = &'p Arc<Member>> + use<'s, 'p> {
+    placement.in_cluster(digest, piece).filter(|member| !swarm.members.is_me(member)).take(ANYBODY)
+}
+
 /// Once nothing has come for a while, asks nodes whether they have the piece, all at once, and gives the first that has it
 /// whole while still nothing has come. Never ends otherwise.
 async fn find_in_silence(
     swarm: Arc<Swarm>,
+    placement: &Placement,
     query: Query,
-    nodes: Vec<Arc<Member>>,
     mut flow: watch::Receiver<Flow>,
-) -> Arc<Member> {
+) -> &Arc<Member> {
     let from = query.from;
     if tokio::time::timeout(SILENCE, flow.wait_for(|flow| flow.got > from)).await.is_err() {
         let (swarm, query) = (&swarm, &query);
         let ask = |node| async move { has_it(swarm, node, query).await.then_some(node) };
-        let mut answers: FuturesUnordered<_> = nodes.iter().map(ask).collect();
+        let nodes = anybody(swarm, placement, &query.digest, query.piece);
+        let mut answers: FuturesUnordered<_> = nodes.map(ask).collect();
         while let Some(answer) = answers.next().await {
             if let Some(node) = answer.filter(|_| flow.borrow().got == from) {
-                return node.clone();
+                return node;
             }
         }
     }
