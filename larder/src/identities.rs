@@ -48,6 +48,11 @@ impl Identities {
     }
 }
 
+/// How a registry lets nodes in, and nobody else.
+pub fn letting_in_nodes(identity: Arc<Identity>) -> serve::TlsChoice {
+    Arc::new(move || identity.server(&[peers::Role::Node]))
+}
+
 /// How a node speaks to a registry: nobody else is taken for one, least of all another node.
 pub fn as_node(identity: Arc<Identity>) -> upstream::TlsChoice {
     Arc::new(move || identity.client(peers::Role::Registry))

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use cache::{DiskStore, Engine, EngineSettings, StoreSettings, Upstreams};
-use peers::Identity;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use serve::{Admin, Mirror, Port, ServeSettings, Server, TlsFiles};
@@ -109,7 +108,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let for_nodes = match &config.nodes {
         Some(ForNodes { listen, certificates }) if config.role == Role::Registry => {
             let port = Port::take(*listen).context("registry.nodes.listen")?;
-            Some((port, letting_in_nodes(identities.load("registry.nodes.certificates", certificates)?)))
+            Some((port, identities::letting_in_nodes(identities.load("registry.nodes.certificates", certificates)?)))
         }
         _ => None,
     };
@@ -203,11 +202,6 @@ fn admin(port: Port, registry: MetricsRegistry, engine: Arc<Engine>, draining: A
         false => engine.ready(),
     };
     Admin::new(port, Arc::new(registry), ready)
-}
-
-/// How a registry lets nodes in, and nobody else.
-fn letting_in_nodes(identity: Arc<Identity>) -> serve::TlsChoice {
-    Arc::new(move || identity.server(&[peers::Role::Node]))
 }
 
 /// What the container runtime of a node has itself.
