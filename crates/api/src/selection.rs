@@ -3,10 +3,23 @@
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
+use kube::core::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::text::{KeyText, ValueText};
+
+/// Holds for requirements on nodes and on other objects alike.
+fn sets_have_values() -> Rule {
+    Rule::new("self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : true")
+        .message("In and NotIn need values")
+}
+
+/// As [`sets_have_values`].
+fn existence_has_none() -> Rule {
+    Rule::new("self.operator in ['Exists', 'DoesNotExist'] ? !has(self.values) || size(self.values) == 0 : true")
+        .message("Exists and DoesNotExist take no values")
+}
 
 /// Nodes that meet all of its requirements.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
@@ -20,10 +33,8 @@ pub struct NodeSelectorTerm {
 /// A requirement on the labels of a node.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[x_kube(
-    validation = Rule::new("self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : true")
-        .message("In and NotIn need values"),
-    validation = Rule::new("self.operator in ['Exists', 'DoesNotExist'] ? !has(self.values) || size(self.values) == 0 : true")
-        .message("Exists and DoesNotExist take no values"),
+    validation = sets_have_values(),
+    validation = existence_has_none(),
     validation = Rule::new("self.operator in ['Gt', 'Lt'] ? has(self.values) && size(self.values) == 1 && self.values[0].matches('^-?[0-9]{1,18}$') : true")
         .message("Gt and Lt take one whole number as their value"),
 )]
@@ -68,10 +79,8 @@ pub struct LabelSelector {
 /// A requirement on the labels of an object.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[x_kube(
-    validation = Rule::new("self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : true")
-        .message("In and NotIn need values"),
-    validation = Rule::new("self.operator in ['Exists', 'DoesNotExist'] ? !has(self.values) || size(self.values) == 0 : true")
-        .message("Exists and DoesNotExist take no values"),
+    validation = sets_have_values(),
+    validation = existence_has_none(),
 )]
 pub struct LabelRequirement {
     /// The label's key.
