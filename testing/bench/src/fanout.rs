@@ -63,7 +63,7 @@ enum Name {
     Fanout,
     /// distribution as the only mirror of all nodes, beside larder: see `--mirrored`.
     Distribution,
-    /// Two zones.
+    /// Two zones, between which goes what one link carries.
     Zones,
     /// A home is killed at half of a pull.
     Killed,
@@ -136,7 +136,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
                 match name {
                     Name::Fanout => lab.fanout(&arguments, &one, &four, repetition, &mut pulls)?,
                     Name::Distribution => lab.distribution(&arguments, &one, repetition, &mut pulls)?,
-                    Name::Zones => pulls.push(lab.zones(&one)?),
+                    Name::Zones => pulls.push(lab.zones(&one, rate)?),
                     Name::Killed => rows.extend(lab.killed(&one)?),
                     Name::Memory => rows.extend(lab.memory(&one)?),
                 }
@@ -219,8 +219,11 @@ impl Lab<'_> {
         Ok(())
     }
 
-    fn zones(&mut self, image: &Written) -> Result<Pull> {
+    /// All that crosses between the zones shares what one node's link carries.
+    fn zones(&mut self, image: &Written, rate: Rate) -> Result<Pull> {
         let ideal = self.direct(1, image)?.slowest_s;
+        let zone = |odd: usize| self.cluster.others()[..8].iter().skip(odd).step_by(2).map(Other::machine);
+        let _narrow = self.cluster.narrow(&zone(0).collect::<Vec<_>>(), &zone(1).collect::<Vec<_>>(), rate)?;
         let pull = self.shared(8, "one", image, ideal, |number| if number % 2 == 0 { "a" } else { "b" })?;
         eprintln!("{pull:?}");
         Ok(pull)

@@ -15,7 +15,8 @@ use crate::{
     control::{self, Control},
     kubectl::{Kubectl, has_condition},
     machine::{Machine, MachineSpec},
-    network::{Link, Subnet, Switch, ip},
+    narrow::Narrow,
+    network::{Link, Rate, Subnet, Switch, ip},
     node::{self, Node},
     origin::{Origin, hosts},
     record::Record,
@@ -270,6 +271,17 @@ impl Cluster {
     #[must_use]
     pub fn others(&self) -> &[Other] {
         &self.others
+    }
+
+    /// Has all that machines of one group send to those of the other share one rate, in each direction, whatever their links
+    /// allow; for as long as what this returns is kept.
+    ///
+    /// # Errors
+    ///
+    /// A machine's paths have been narrowed before, or it is gone.
+    pub fn narrow(&self, one: &[&Machine], other: &[&Machine], rate: Rate) -> Result<[Narrow; 2]> {
+        let switch = self.base.switch.machine();
+        Ok([Narrow::new(switch, one, other, rate)?, Narrow::new(switch, other, one, rate)?])
     }
 
     /// Takes a node away as if it were destroyed, and its object too.

@@ -89,7 +89,7 @@ impl Rate {
     }
 
     /// The bytes that may pass at once: what this rate carries in 10 ms.
-    fn burst(self) -> u64 {
+    pub(crate) fn burst(self) -> u64 {
         (self.bits_per_second / 8 / 100).max(LEAST_BURST)
     }
 }
@@ -266,11 +266,11 @@ impl Link {
     }
 }
 
-fn net_of(machine: &Machine) -> PathBuf {
+pub(crate) fn net_of(machine: &Machine) -> PathBuf {
     net_of_process(machine.init())
 }
 
-fn net_of_process(process: i32) -> PathBuf {
+pub(crate) fn net_of_process(process: i32) -> PathBuf {
     format!("/proc/{process}/ns/net").into()
 }
 
@@ -279,7 +279,7 @@ pub(crate) fn ip(net: &Path, commands: &str) -> Result<()> {
     batch("ip", net, commands)
 }
 
-fn batch(program: &str, net: &Path, commands: &str) -> Result<()> {
+pub(crate) fn batch(program: &str, net: &Path, commands: &str) -> Result<()> {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", net.display())).args([program, "-batch", "-"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    io::Write,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     time::{Duration, Instant},
 };
@@ -83,6 +84,14 @@ fn links_are_capped_cut_and_measured() -> Result<()> {
         let received = one.link().traffic()?.received - before.received;
         assert!((SIZE..2 * SIZE).contains(&received), "{received} bytes for an image of {SIZE}");
 
+        let narrow = cluster.narrow(&[one.machine()], &[two.machine()], Rate::mbit(16))?;
+        for (from, to) in [(one, two), (two, one)] {
+            let took = send(from, to, SIZE)?;
+            assert!(took > Duration::from_millis(1500), "the path is as wide as before: {took:?}");
+        }
+        drop(narrow);
+        send(one, two, SIZE)?;
+
         let origin = cluster.origin("quay.io")?.address();
         assert!(reaches(two, origin, 443));
         cluster.internet_link().cut()?;
@@ -98,6 +107,19 @@ fn links_are_capped_cut_and_measured() -> Result<()> {
         one.reconnect()?;
         await_reach(one, second, 10250)
     })
+}
+
+/// How long one node takes to send another so many bytes.
+fn send(from: &Node, to: &Node, bytes: u64) -> Result<Duration> {
+    let listener = to.machine().in_network(|| TcpListener::bind((to.machine().address(), 0)))??;
+    let address = listener.local_addr()?;
+    let taking = std::thread::spawn(move || std::io::copy(&mut listener.accept()?.0, &mut std::io::sink()));
+    let started = Instant::now();
+    let mut stream = from.machine().in_network(|| TcpStream::connect(address))??;
+    stream.write_all(&vec![0; bytes.try_into()?])?;
+    drop(stream);
+    assert_eq!(taking.join().expect("it does not panic")?, bytes);
+    Ok(started.elapsed())
 }
 
 #[test]
