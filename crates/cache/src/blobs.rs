@@ -233,18 +233,14 @@ impl Inner {
         // A source that was wrong about this blob is asked last.
         let first =
             just_wrong.or_else(|| self.wrong.get(key)).map_or(0, |wrong| (wrong + 1) % upstream.sources.len().max(1));
-        let (filling, work) =
-            fill::run(self.store.clone(), upstream.clone(), ask.clone(), *digest, first, self.metrics.clone());
+        let (store, metrics, ending) = (self.store.clone(), self.metrics.clone(), self.cancel.clone());
+        let (filling, work) = fill::run(store, upstream.clone(), ask.clone(), *digest, first, metrics, ending);
         fills.insert(key.clone(), filling.clone());
         self.metrics.fills_running(fills.len());
         let landing = Landing { inner: self.clone(), key: key.clone(), filling: filling.clone() };
         let shown = filling.clone();
         self.tasks.spawn(async move {
-            let cancel = landing.inner.cancel.clone();
-            let blob = tokio::select! {
-                () = cancel.cancelled() => None,
-                blob = work => blob,
-            };
+            let blob = work.await;
             // Membership is written before the fill is taken off the list, so that nobody starts another one in between.
             if blob.is_some() {
                 landing.inner.note_origin(&landing.key.0, &landing.key.1).await;

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use oci::{Digest, Hasher};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::HELD_BACK;
 use super::progress::{Filling, Handoff, Progress, Shared, State};
@@ -27,7 +28,8 @@ pub(super) fn ended() -> Error {
 }
 
 /// Makes a fill: the part to share, and the work to be spawned, which gives the blob when all of it is there and verified.
-/// The source number `first` is asked first, and the one before it last.
+/// The source number `first` is asked first, and the one before it last. `ending` ends the work, but what is verified by then
+/// is kept.
 pub(crate) fn run(
     store: Arc<dyn Store>,
     upstream: Arc<Upstream>,
@@ -35,6 +37,7 @@ pub(crate) fn run(
     digest: Digest,
     first: usize,
     metrics: Metrics,
+    ending: CancellationToken,
 ) -> (Filling, impl Future<Output = Option<Blob>> + Send) {
     let (sender, progress) = watch::channel(Progress {
         size: None,
@@ -46,7 +49,7 @@ pub(crate) fn run(
         state: State::Starting,
     });
     let shared = Arc::new(Shared { upstream, ask, digest, metrics });
-    let task = Task { shared: shared.clone(), store, first, progress: sender };
+    let task = Task { shared: shared.clone(), store, first, progress: sender, ending };
     (Filling { shared, progress }, task.run())
 }
 
@@ -56,6 +59,15 @@ struct Task {
     /// The number of the source to ask first.
     first: usize,
     progress: watch::Sender<Progress>,
+    ending: CancellationToken,
+}
+
+/// What a fill comes to: bytes whose digest is right.
+struct Verified {
+    ingest: Arc<dyn Ingest>,
+    size: u64,
+    /// The number of the source that gave them.
+    source: usize,
 }
 
 /// Why one attempt ended.
@@ -92,7 +104,14 @@ impl Task {
 
     async fn run(self) -> Option<Blob> {
         let started = Instant::now();
-        let result = self.fill().await;
+        let filled = tokio::select! {
+            () = self.ending.cancelled() => return None,
+            filled = self.fill() => filled,
+        };
+        let result = match filled {
+            Ok(verified) => self.keep(verified).await,
+            Err(end) => Err(end),
+        };
         let Shared { digest, metrics, ask, .. } = &*self.shared;
         match &result {
             Ok(blob) => {
@@ -119,7 +138,7 @@ impl Task {
         result.ok()
     }
 
-    async fn fill(&self) -> Result<Blob, FillEnd> {
+    async fn fill(&self) -> Result<Verified, FillEnd> {
         let mut supply = self.supply(0);
         supply.open().await.map_err(FillEnd::from)?;
         let digest = self.shared.digest;
@@ -142,11 +161,7 @@ impl Task {
         loop {
             let (size, source) = (supply.size(), supply.source());
             match self.attempt(supply, &ingest, compare, differs_at).await {
-                Ok(size) => {
-                    let blob = self.commit(ingest, size).await;
-                    self.shared.upstream.sources[source].settled(&digest, true);
-                    return blob;
-                }
+                Ok(size) => return Ok(Verified { ingest, size, source }),
                 Err(Stop::Source(error)) => return Err(error.into()),
                 Err(Stop::Disk(error, handoff)) => {
                     // A second attempt overwrote what the readers may have got, and nobody can tell any more.
@@ -272,22 +287,25 @@ impl Task {
 
     /// Makes the verified file the blob. Readers get the held-back end before the disk has acknowledged anything: they
     /// wait for the digest, not for the disk.
-    async fn commit(&self, ingest: Arc<dyn Ingest>, size: u64) -> Result<Blob, FillEnd> {
+    async fn keep(&self, Verified { ingest, size, source }: Verified) -> Result<Blob, FillEnd> {
+        let digest = self.shared.digest;
         let verified = Blob::File { file: ingest.file().clone(), size };
         self.progress.send_modify(|progress| {
             progress.size = Some(size);
             progress.released = size;
             progress.state = State::Whole(verified);
         });
-        let committing = ingest.clone();
-        match blocking(move || committing.commit(size)).await {
-            Ok(blob) => Ok(blob),
-            Err(error) => {
-                self.shared.metrics.store_error(&error);
-                tracing::warn!(digest = %self.shared.digest, %error, "a verified blob could not be kept");
-                Err(FillEnd::Passed)
-            }
+        tokio::select! {
+            () = self.store.give_way(&digest) => {}
+            () = self.ending.cancelled() => {}
         }
+        let kept = blocking(move || ingest.commit(size)).await;
+        self.shared.upstream.sources[source].settled(&digest, true);
+        kept.map_err(|error| {
+            self.shared.metrics.store_error(&error);
+            tracing::warn!(%digest, %error, "a verified blob could not be kept");
+            FillEnd::Passed
+        })
     }
 
     fn hand_off(&self, error: StoreError, handoff: Box<Handoff>, size: Option<u64>) -> FillEnd {

@@ -561,6 +561,12 @@ impl Store for Arc<DiskStore> {
         .await
     }
 
+    async fn give_way(&self, digest: &Digest) {
+        if let Some(shelved) = &self.shelved {
+            shelved.give_way(digest).await;
+        }
+    }
+
     async fn shed(&self) -> Result<(u64, u64), StoreError> {
         if self.shelved.is_none() {
             return Ok((0, 0));

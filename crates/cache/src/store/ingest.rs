@@ -164,6 +164,12 @@ impl Ingest for DiskIngest {
     }
 
     fn commit(&self, size: u64) -> Result<Blob, StoreError> {
+        if let Some(shelved) = self.store.shelved.as_ref().filter(|shelved| shelved.keeps(&self.digest))
+            && let Some(blob) = shelved.open(&self.digest)
+        {
+            // This file goes with who reads it, in part before it was ever written to the disk.
+            return Ok(blob);
+        }
         let (file, replaced) = self.commit_as(size).map_err(StoreError::io("keeping a blob"))?;
         self.committed.store(true, Ordering::Relaxed);
         // In one step: with less on the account for a moment, another fill would find room that is not there.

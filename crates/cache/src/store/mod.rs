@@ -64,6 +64,10 @@ pub trait Store: Send + Sync + 'static {
     /// being read or being filled. Returns how many blobs and bytes went.
     async fn evict(&self) -> Result<(u64, u64), StoreError>;
 
+    /// Waits while somebody else on this machine makes durable what came in of a blob, for a few seconds at most: both would
+    /// write to one disk, and others wait for that one. Cancellation-safe.
+    async fn give_way(&self, _digest: &Digest) {}
+
     /// Deletes copies of what somebody else on this machine keeps too; returns how many blobs and bytes went.
     async fn shed(&self) -> Result<(u64, u64), StoreError> {
         Ok((0, 0))
@@ -90,7 +94,8 @@ pub trait Ingest: Send + Sync {
     /// Writes bytes at an offset.
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError>;
 
-    /// Makes `size` bytes the blob. The caller has verified them against the digest it began with.
+    /// Makes `size` bytes the blob, unless somebody else on this machine keeps it. The caller has verified them against the digest
+    /// it began with.
     fn commit(&self, size: u64) -> Result<Blob, StoreError>;
 }
 

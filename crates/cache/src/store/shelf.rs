@@ -10,6 +10,7 @@ use oci::Digest;
 use super::StoreError;
 use super::disk::DiskStore;
 use super::seal;
+use crate::blocking::blocking;
 use crate::reply::Blob;
 
 /// A folder of blobs that belongs to somebody else: the content store of the container runtime on the same machine.
@@ -30,6 +31,11 @@ pub trait Shelf: Send + Sync + 'static {
 
 /// How long a blob that came in is waited for on the shelf.
 const EXPECTED: Duration = Duration::from_secs(600);
+
+/// How long a blob that is whole waits for the runtime to have written its own copy,
+const PATIENCE: Duration = Duration::from_secs(3);
+/// and how often that is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The shelf of a store, and what is known about it.
 pub(super) struct Shelved {
@@ -87,6 +93,21 @@ impl Shelved {
 
     pub(super) fn keeps(&self, digest: &Digest) -> bool {
         self.shelf.keeps(digest)
+    }
+
+    /// Waits until the runtime has a blob that it probably just got, or has had the time for that.
+    pub(super) async fn give_way(&self, digest: &Digest) {
+        let there = async {
+            loop {
+                let (shelf, digest) = (self.shelf.clone(), *digest);
+                if blocking(move || matches!(shelf.open(&digest), Ok(Some(_)))).await {
+                    return;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // Where it does not come, only the store has it.
+        let _ = tokio::time::timeout(PATIENCE, there).await;
     }
 
     /// Notes that the runtime is probably about to keep this blob.

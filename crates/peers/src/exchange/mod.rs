@@ -14,6 +14,7 @@
 //! swarm.rs      all gatherings, who holds what, what to forget
 //! ```
 
+mod ahead;
 mod client;
 mod fetch;
 mod gathering;

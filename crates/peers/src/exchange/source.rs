@@ -1,6 +1,7 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,7 +13,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use oci::{Digest, Reference};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
+use super::ahead::Ahead;
 use super::client::Answer;
 use super::fetch::Errand;
 use super::gathering::{Gathering, Piece, Trouble};
@@ -24,6 +27,8 @@ use crate::placement::{PIECE, piece_count, piece_of, piece_range};
 
 /// How many bytes are read at a time.
 const CHUNK: u64 = 256 * 1024;
+/// Where those who give are slow, more pieces at a time are of use; so long after each is one more begun.
+const GROWTH: Duration = Duration::from_millis(30);
 /// How often a piece is tried that did not come: what another errand could not get may be had with one's own right.
 const TRIES: usize = 3;
 /// How many pieces of a node whose bytes may have been wrong are looked at.
@@ -218,32 +223,33 @@ impl Own {
         Ok(Some(bytes))
     }
 
-    /// Has the pieces to come fetched, so many at a time.
+    /// Has the pieces to come fetched.
     fn look_ahead(&mut self) {
         let Some(size) = self.gathering.size() else { return };
         let (swarm, gathering, errand) = (self.swarm.clone(), self.gathering.clone(), self.errand.clone());
         let mut reached = self.reached.subscribe();
-        let ahead = swarm.settings.ahead.max(1);
-        let mut next = piece_of(self.at);
-        let count = piece_count(size);
+        let mut ahead = Ahead::new(piece_of(self.at), piece_count(size));
+        let far = swarm.settings.ahead.max(1);
         let task = async move {
             let mut coming = FuturesUnordered::new();
-            loop {
-                let limit = count.min(reached.borrow_and_update().saturating_add(ahead));
-                while coming.len() < swarm.parallel() && next < limit {
-                    let (swarm, gathering, errand, piece) = (swarm.clone(), gathering.clone(), errand.clone(), next);
+            let mut growth = tokio::time::interval(GROWTH);
+            growth.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            growth.tick().await;
+            while !ahead.is_done() {
+                let parallel = swarm.parallel();
+                while let Some(piece) = ahead.begin(*reached.borrow_and_update(), parallel, far) {
+                    let (swarm, gathering, errand) = (swarm.clone(), gathering.clone(), errand.clone());
                     coming.push(async move {
+                        let begun = Instant::now();
                         if let Piece::Coming(mut flow) = swarm.ensure(&gathering, piece, &errand) {
                             let _ = flow.wait_for(|flow| flow.end.is_some()).await;
                         }
+                        begun.elapsed()
                     });
-                    next += 1;
-                }
-                if coming.is_empty() && next >= count {
-                    return;
                 }
                 tokio::select! {
-                    Some(()) = coming.next(), if !coming.is_empty() => {}
+                    Some(took) = coming.next(), if !coming.is_empty() => ahead.came(took),
+                    _ = growth.tick(), if ahead.grows(parallel) => ahead.more(),
                     changed = reached.changed() => if changed.is_err() { return },
                 }
             }
@@ -271,7 +277,7 @@ async fn find_liars(swarm: &Arc<Swarm>, gathering: &Arc<Gathering>) {
     let digest = gathering.digest;
     let mut right = None;
     for _ in 0..60 {
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         right = swarm.stored(&digest).await;
         if right.is_some() {
             break;
