@@ -33,7 +33,7 @@ pub use engine::{Engine, EngineSettings};
 pub use fill::{FillReader, Filling, HELD_BACK};
 pub use metrics::Metrics;
 pub use reply::{Blob, BlobReply, Chunk, Content, DocumentReply, Error, ManifestReply, Outcome, Request};
-pub use rules::{Freshness, Pattern, Rules};
+pub use rules::{Freshness, Rules};
 pub use source::{
     Ask, BlobBody, BlobHead, ByteStream, Document, DocumentQuery, FailureKind, ManifestBody, ManifestHead, NoUpstream,
     Source, SourceError, SourceKind, Upstream, Upstreams,

@@ -19,6 +19,7 @@ mod image;
 mod manifest;
 mod media;
 mod name;
+mod pattern;
 mod reference;
 mod route;
 
@@ -28,6 +29,7 @@ pub use image::{Image, ImageError};
 pub use manifest::{Descriptor, Manifest, ManifestError, ManifestKind};
 pub use media::{MANIFEST_TYPES, MediaType};
 pub use name::{Name, NameError, Registry, Repository};
+pub use pattern::Pattern;
 pub use reference::{Reference, ReferenceError, Tag};
 pub use route::{Endpoint, Route, RouteError};
 

@@ -1,7 +1,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use cache::{Freshness, Pattern, Rules};
+use cache::{Freshness, Rules};
+use oci::Pattern;
 
 use super::section::{Section, textual};
 use super::units::Span;
