@@ -20,38 +20,20 @@
 //! Whoever runs larder must be allowed to `list` and `watch` `endpointslices` of `discovery.k8s.io` in the Service's namespace.
 //! Without an API server the last list stays, however long it takes.
 
-mod line;
 mod listing;
-mod seen;
 mod service;
 
 use std::convert::Infallible;
-use std::error::Error;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use futures_util::StreamExt;
-use http::StatusCode;
+use apiserver::Watch;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
-use kube::api::ListParams;
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, DefaultBackoff, watcher};
 
-use crate::error::innermost;
-use line::Refused;
-use listing::Listing;
+use listing::{Listing, Reduced};
 
-pub use line::ApiServer;
-pub use seen::{Lost, Seen};
+pub use apiserver::{ApiServer, Lost, Seen};
 pub use service::{NoService, PeerService};
-
-/// After so long without the API server, credentials and certificates are read anew: those at hand may have run out.
-const RENEWED_AFTER: Duration = Duration::from_secs(600);
-
-/// All may be listed anew after so long without the growing pauses of what goes wrong.
-const RELISTED_AFTER: Duration = Duration::from_secs(60);
 
 /// Follows the EndpointSlices of a Service until dropped, which may be at any time: what was taken in by then stays.
 ///
@@ -66,52 +48,7 @@ pub async fn follow(
     seen: Arc<Seen>,
 ) -> Infallible {
     let mut listing = Listing::new(service, members, health);
-    // The pauses of kube's own adapter start anew with each attempt to list, and so never grow.
-    let mut pauses = DefaultBackoff::default();
-    loop {
-        let client = match line::connect(server, &seen).await {
-            Ok(client) => client,
-            Err(error) => {
-                report(service, &seen, &error.to_string(), true);
-                rest(&mut pauses).await;
-                continue;
-            }
-        };
-        let slices: Api<EndpointSlice> = Api::namespaced(client, &service.namespace);
-        // From the API server's memory, and not from etcd: every node of the cluster asks for the same.
-        let config =
-            watcher::Config { page_size: None, ..watcher::Config::default().labels(&label(service)).any_semantic() };
-        let connected = SystemTime::now();
-        let mut events = pin!(watcher(slices, config));
-        let mut relisted = None;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    if listing.take(event) {
-                        seen.listed();
-                    }
-                }
-                // The API server has forgotten what came since, and all is listed anew: usual after it was started anew.
-                Err(watcher::Error::WatchError(status))
-                    if status.code == StatusCode::GONE.as_u16() && !just_now(relisted) =>
-                {
-                    tracing::debug!(%service, "listing all nodes anew");
-                    relisted = Some(Instant::now());
-                    pauses.reset();
-                    rest(&mut pauses).await;
-                }
-                Err(error) => {
-                    let refused = Refused::in_causes(&error);
-                    let why = refused.map_or_else(|| innermost(&error), |refused| refused.with_remedy(service));
-                    report(service, &seen, &why, refused.is_some());
-                    rest(&mut pauses).await;
-                    if outdated(&error, &seen, connected) {
-                        break;
-                    }
-                }
-            }
-        }
-    }
+    apiserver::follow(server, &watch(service), &seen, Reduced::from, |news| listing.take(news)).await
 }
 
 /// The nodes of a Service are not known.
@@ -129,49 +66,11 @@ pub struct Unlisted {
 /// The API server is not reached, refuses, takes longer than `limit`, or has nodes that nobody can connect to.
 pub async fn list(service: &PeerService, server: &ApiServer, limit: Duration) -> Result<Vec<peers::Member>, Unlisted> {
     let unlisted = |why: String| Unlisted { service: service.clone(), why };
-    let listed = async {
-        let client = line::connect(server, &Arc::default()).await.map_err(|error| error.to_string())?;
-        let slices: Api<EndpointSlice> = Api::namespaced(client, &service.namespace);
-        let found = slices.list(&ListParams::default().labels(&label(service)).match_any()).await;
-        let found = found.map_err(|error| match Refused::in_causes(&error) {
-            Some(refused) => refused.with_remedy(service),
-            None => innermost(&error),
-        })?;
-        listing::members_of(found.items).map_err(str::to_owned)
-    };
-    match tokio::time::timeout(limit, listed).await {
-        Ok(listed) => listed.map_err(unlisted),
-        Err(_) => Err(unlisted("the API server does not answer".to_owned())),
-    }
+    let slices = apiserver::list(server, &watch(service), limit).await.map_err(unlisted)?;
+    listing::members_of(slices).map_err(|why| unlisted(why.to_owned()))
 }
 
-fn label(service: &PeerService) -> String {
-    format!("kubernetes.io/service-name={}", service.name)
-}
-
-async fn rest(pauses: &mut DefaultBackoff) {
-    tokio::time::sleep(pauses.next().unwrap_or(RENEWED_AFTER)).await;
-}
-
-/// Whether all was listed anew a moment ago, so that doing it again at once could go on and on.
-fn just_now(relisted: Option<Instant>) -> bool {
-    relisted.is_some_and(|last| last.elapsed() < RELISTED_AFTER)
-}
-
-/// Whether the way to the API server should be set up anew.
-fn outdated(error: &(dyn Error + 'static), seen: &Seen, connected: SystemTime) -> bool {
-    if Refused::in_causes(error).is_some_and(|refused| refused.status == StatusCode::UNAUTHORIZED) {
-        return true;
-    }
-    let long = |since: SystemTime| since.elapsed().is_ok_and(|time| time >= RENEWED_AFTER);
-    long(connected) && seen.lost().is_some_and(|lost| long(lost.since))
-}
-
-/// Takes note of what is wrong, and says so once however often it goes wrong in this way.
-fn report(service: &PeerService, seen: &Seen, why: &str, grave: bool) {
-    if seen.lose(why, grave) {
-        tracing::warn!(%service, why, "cannot follow the list of nodes; the last one stays");
-    } else {
-        tracing::debug!(%service, why, "could not follow the list of nodes");
-    }
+fn watch(service: &PeerService) -> Watch<EndpointSlice> {
+    Watch::within("the list of nodes", &service.namespace)
+        .labels(&format!("kubernetes.io/service-name={}", service.name))
 }

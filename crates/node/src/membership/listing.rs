@@ -2,8 +2,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use apiserver::News;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
-use kube::runtime::watcher::Event;
 use peers::{Health, Member, Members, Slice, Slices};
 
 use super::PeerService;
@@ -12,12 +12,10 @@ use super::PeerService;
 const PORT: &str = "peers";
 const PORTLESS: &str = "it needs a TCP port called \"peers\", or one TCP port and no other";
 
-/// Puts together what a watcher tells, and passes it on.
+/// Puts together what becomes known, and passes it on.
 pub(super) struct Listing {
     service: PeerService,
     slices: Slices,
-    /// A list that is not complete yet.
-    arriving: Vec<Slice>,
     members: Arc<Members>,
     health: Arc<Health>,
     /// What was last complained about.
@@ -27,44 +25,32 @@ pub(super) struct Listing {
 
 impl Listing {
     pub(super) fn new(service: &PeerService, members: Arc<Members>, health: Arc<Health>) -> Listing {
-        let (slices, arriving, refused) = Default::default();
-        Listing { service: service.clone(), slices, arriving, members, health, refused, portless: false }
+        let (slices, refused) = Default::default();
+        Listing { service: service.clone(), slices, members, health, refused, portless: false }
     }
 
-    /// Takes an event in. Says whether a list has become complete by it.
-    pub(super) fn take(&mut self, event: Event<EndpointSlice>) -> bool {
-        match event {
-            Event::Init => {
-                self.arriving.clear();
-                return false;
+    /// Takes in what becomes known.
+    pub(super) fn take(&mut self, news: News<Reduced>) {
+        match news {
+            News::All(all) => {
+                let all: Vec<Slice> = all.into_iter().map(|one| self.read(one)).collect();
+                self.slices.restart(all);
             }
-            Event::InitApply(slice) => {
-                let slice = self.read(slice);
-                self.arriving.push(slice);
-                return false;
-            }
-            Event::InitDone => {
-                self.slices.restart(std::mem::take(&mut self.arriving));
-                self.publish();
-                return true;
-            }
-            Event::Apply(slice) => {
-                let slice = self.read(slice);
+            News::Changed(one) => {
+                let slice = self.read(one);
                 self.slices.apply(slice);
             }
-            Event::Delete(slice) => self.slices.delete(&slice.metadata.name.unwrap_or_default()),
+            News::Gone(one) => self.slices.delete(&one.slice.name),
         }
         self.publish();
-        false
     }
 
-    fn read(&mut self, slice: EndpointSlice) -> Slice {
-        let portless = portless(&slice);
-        if portless && !self.portless {
+    fn read(&mut self, one: Reduced) -> Slice {
+        if one.portless && !self.portless {
             tracing::warn!(service = %self.service, "the endpoints of the Service cannot be used: {PORTLESS}");
         }
-        self.portless = portless;
-        reduced(slice)
+        self.portless = one.portless;
+        one.slice
     }
 
     fn publish(&mut self) {
@@ -104,7 +90,19 @@ fn portless(slice: &EndpointSlice) -> bool {
     some && port(slice.ports.as_deref().unwrap_or_default()).is_none()
 }
 
-/// What matters here of an EndpointSlice. Of IPv4 and IPv6 alike; those of names have no endpoints to us.
+/// What matters here of an EndpointSlice.
+pub(super) struct Reduced {
+    slice: Slice,
+    portless: bool,
+}
+
+impl From<EndpointSlice> for Reduced {
+    fn from(slice: EndpointSlice) -> Reduced {
+        Reduced { portless: portless(&slice), slice: reduced(slice) }
+    }
+}
+
+/// Its endpoints. Of IPv4 and IPv6 alike; those of names have no endpoints to us.
 fn reduced(slice: EndpointSlice) -> Slice {
     let port = port(slice.ports.as_deref().unwrap_or_default());
     let endpoints = slice.endpoints.unwrap_or_default();
@@ -224,9 +222,9 @@ mod tests {
     #[test]
     fn slices_without_a_port_have_no_nodes() {
         let mut listing = listing();
-        listing.take(Event::Apply(with_ports("one", json!([node("a", "10.0.0.1")]), Value::Null)));
+        listing.take(News::Changed(with_ports("one", json!([node("a", "10.0.0.1")]), Value::Null).into()));
         assert!(known(&listing).is_empty() && listing.portless);
-        listing.take(Event::Apply(slice("one", json!([node("a", "10.0.0.1")]))));
+        listing.take(News::Changed(slice("one", json!([node("a", "10.0.0.1")])).into()));
         assert!(known(&listing).len() == 1 && !listing.portless);
     }
 
@@ -243,45 +241,36 @@ mod tests {
     }
 
     #[test]
-    fn a_list_counts_only_when_it_is_complete() {
+    fn nobody_hears_of_a_list_that_is_as_before() {
         let mut listing = listing();
-        let (one, two) = (node("a", "10.0.0.1"), node("b", "10.0.0.2"));
-        listing.take(Event::Init);
-        listing.take(Event::InitApply(slice("one", json!([one]))));
-        assert!(known(&listing).is_empty());
-        listing.take(Event::InitApply(slice("two", json!([two]))));
-        assert!(listing.take(Event::InitDone));
+        let all = || {
+            let (one, two) = (json!([node("a", "10.0.0.1")]), json!([node("b", "10.0.0.2")]));
+            News::All(vec![slice("one", one).into(), slice("two", two).into()])
+        };
+        listing.take(all());
         let both = known(&listing);
         assert_eq!(both.len(), 2);
-
         let changes = listing.members.subscribe();
-        for _ in 0..2 {
-            // The first of these lists breaks off, and must not count with the second.
-            listing.take(Event::Init);
-            listing.take(Event::InitApply(slice("three", json!([node("c", "10.0.0.3")]))));
-        }
+        listing.take(all());
         assert_eq!(known(&listing), both);
-        listing.take(Event::Init);
-        listing.take(Event::InitApply(slice("one", json!([one]))));
-        listing.take(Event::InitApply(slice("two", json!([two]))));
-        assert!(listing.take(Event::InitDone));
-        assert_eq!(known(&listing), both);
-        assert!(!changes.has_changed().unwrap(), "nobody hears of a list that is as before");
+        assert!(!changes.has_changed().unwrap());
+        listing.take(News::All(vec![slice("two", json!([node("b", "10.0.0.2")])).into()]));
+        assert_eq!(known(&listing).keys().collect::<Vec<_>>(), ["b"]);
+        assert!(changes.has_changed().unwrap());
     }
 
     #[test]
     fn nodes_appear_move_and_vanish() {
         let mut listing = listing();
-        listing.take(Event::Init);
-        listing.take(Event::InitDone);
-        listing.take(Event::Apply(slice("one", json!([node("a", "10.0.0.1")]))));
-        listing.take(Event::Apply(slice("two", json!([node("b", "10.0.0.2")]))));
+        listing.take(News::All(Vec::new()));
+        listing.take(News::Changed(slice("one", json!([node("a", "10.0.0.1")])).into()));
+        listing.take(News::Changed(slice("two", json!([node("b", "10.0.0.2")])).into()));
         let a = peers::NodeId::from("a");
         listing.health.failed(&a, peers::Reason::Dead, Instant::now());
-        listing.take(Event::Apply(slice("one", json!([node("a", "10.0.0.5")]))));
+        listing.take(News::Changed(slice("one", json!([node("a", "10.0.0.5")])).into()));
         assert_eq!(known(&listing)["a"], "10.0.0.5:7440");
         assert!(listing.health.passed_over().is_empty(), "another process answers there");
-        listing.take(Event::Delete(slice("one", Value::Null)));
+        listing.take(News::Gone(slice("one", Value::Null).into()));
         assert_eq!(known(&listing).keys().collect::<Vec<_>>(), ["b"]);
     }
 
@@ -289,7 +278,7 @@ mod tests {
     fn an_address_of_two_nodes_is_that_of_one() {
         let mut listing = listing();
         let twice = json!([node("a", "10.0.0.1"), node("b", "10.0.0.1")]);
-        listing.take(Event::Apply(slice("one", twice)));
+        listing.take(News::Changed(slice("one", twice).into()));
         assert_eq!(listing.refused.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["b"]);
         assert_eq!(known(&listing).keys().collect::<Vec<_>>(), ["a"]);
     }

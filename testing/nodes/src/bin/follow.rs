@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let filter = "info,node::membership=debug,kube_runtime::watcher=debug";
+    let filter = "info,node::membership=debug,apiserver=debug,kube_runtime::watcher=debug";
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let service: PeerService = std::env::args().nth(1).context("which Service?")?.parse()?;
     let me = Member::new("me", "127.0.0.1:7440".parse()?, "");

@@ -9,13 +9,13 @@ pub struct Seen(Mutex<State>);
 struct State {
     listed: bool,
     lost: Option<Lost>,
-    /// Failures since the list was last followed.
+    /// Failures since it was last followed.
     failures: u32,
     /// Why, as was last told.
     told: Option<String>,
 }
 
-/// The API server tells nothing: the list of nodes is that of before, or none.
+/// The API server tells nothing: what is known is that of before, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// Since when. A connection on which nothing comes any more is noticed within a minute.
@@ -33,7 +33,7 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Since when and why the list is not followed, or `None` while it is.
+    /// Since when and why nothing is heard, or `None` while all is followed.
     pub fn lost(&self) -> Option<Lost> {
         self.state().lost.clone()
     }
@@ -43,20 +43,20 @@ impl Seen {
         self.state().listed
     }
 
-    pub(super) fn listed(&self) {
+    pub(crate) fn listed(&self) {
         self.state().listed = true;
     }
 
-    /// The list is followed from now on. Gives what is over with it.
-    pub(super) fn find(&self) -> Option<Lost> {
+    /// All is followed from now on. Gives what is over with it.
+    pub(crate) fn find(&self) -> Option<Lost> {
         let mut state = self.state();
         (state.failures, state.told) = (0, None);
         state.lost.take()
     }
 
-    /// The list is not followed. Says whether to tell people: once for each reason, and not of a connection that only has
+    /// It is not followed. Says whether to tell people: once for each reason, and not of a connection that only has
     /// to be made anew, unless that fails too or the matter is `grave`.
-    pub(super) fn lose(&self, why: &str, grave: bool) -> bool {
+    pub(crate) fn lose(&self, why: &str, grave: bool) -> bool {
         let mut state = self.state();
         let since = state.lost.take().map_or_else(SystemTime::now, |lost| lost.since);
         state.lost = Some(Lost { since, why: why.to_owned() });

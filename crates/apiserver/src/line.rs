@@ -18,8 +18,7 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 use kube::{Client, Config};
 use tower_service::Service;
 
-use super::{PeerService, Seen};
-use crate::error::{causes, innermost};
+use crate::cause::{causes, innermost};
 
 /// How long a connection may take, without its handshake.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -35,6 +34,8 @@ const PROBES: u32 = 3;
 const REFUSAL: usize = 64 << 10;
 
 type Answer = Response<MapErr<Incoming, fn(hyper::Error) -> Broken>>;
+/// Is told when the API server lets us watch.
+pub(crate) type Opened = Arc<dyn Fn() + Send + Sync>;
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// Where the API server is, and who we are to it.
@@ -49,11 +50,15 @@ pub enum ApiServer {
 
 /// Nothing tells where the API server is or who we are to it, or what tells it is wrong.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoWay {
+#[non_exhaustive]
+pub enum NoWay {
+    /// The kubeconfig cannot be used.
     #[error("cannot use the kubeconfig: {0}")]
     Kubeconfig(#[from] KubeconfigError),
+    /// There is no kubeconfig, and no service account either.
     #[error("this is no pod with a service account ({0}); elsewhere, let KUBECONFIG name a kubeconfig")]
     NoPod(#[from] InClusterError),
+    /// What they say is of no use.
     #[error("cannot set up a client of the API server: {0}")]
     Client(#[from] kube::Error),
 }
@@ -71,8 +76,8 @@ impl ApiServer {
     }
 }
 
-/// Makes a client, which connects when it is first used. `seen` is told of every watch that opens.
-pub(super) async fn connect(server: &ApiServer, seen: &Arc<Seen>) -> Result<Client, NoWay> {
+/// Makes a client, which connects when it is first used. `opened` is told of every watch that opens.
+pub(crate) async fn connect(server: &ApiServer, opened: Opened) -> Result<Client, NoWay> {
     let config = server.config().await?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -82,7 +87,7 @@ pub(super) async fn connect(server: &ApiServer, seen: &Arc<Seen>) -> Result<Clie
     tcp.set_keepalive_retries(Some(PROBES));
     let tls = config.rustls_https_connector_with_connector(tcp)?;
     let http = legacy::Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(tls);
-    let line = Line { http, seen: seen.clone() };
+    let line = Line { http, opened };
     let builder = ClientBuilder::new(line, &*config.default_namespace).with_layer(&config.extra_headers_layer()?);
     Ok(match config.auth_layer()? {
         Some(credentials) => builder.with_layer(&credentials).with_layer(&config.base_uri_layer()).build(),
@@ -90,11 +95,11 @@ pub(super) async fn connect(server: &ApiServer, seen: &Arc<Seen>) -> Result<Clie
     })
 }
 
-/// The way to the API server: bounds how long it may be silent, and takes note of what it refuses and what it lets us watch.
+/// The way to the API server: bounds how long it may be silent, and tells of what it refuses and what it lets us watch.
 #[derive(Clone)]
 struct Line<C> {
     http: legacy::Client<C, Body>,
-    seen: Arc<Seen>,
+    opened: Opened,
 }
 
 impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Line<C> {
@@ -109,19 +114,14 @@ impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Line
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let watch = is_watch(request.uri());
         let answer = self.http.request(request);
-        let seen = self.seen.clone();
+        let opened = self.opened.clone();
         Box::pin(async move {
             let answer = tokio::time::timeout(ANSWER, answer).await.map_err(|_| Silent)??;
             match answer.status() {
                 status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                     return Err(Refused { status, message: message_of(answer).await }.into());
                 }
-                status if watch && status.is_success() => {
-                    if let Some(over) = seen.find() {
-                        let seconds = over.since.elapsed().unwrap_or_default().as_secs();
-                        tracing::info!(after_seconds = seconds, "following the list of nodes");
-                    }
-                }
+                status if watch && status.is_success() => opened(),
                 _ => {}
             }
             Ok(answer.map(|body| body.map_err(Broken::from as fn(hyper::Error) -> Broken)))
@@ -155,29 +155,10 @@ impl From<hyper::Error> for Broken {
 /// The API server does not know us, or does not allow us what we need. An error of our own, as kube would log each time.
 #[derive(Debug, thiserror::Error)]
 #[error("the API server answers {status}: {message}")]
-pub(super) struct Refused {
-    pub(super) status: StatusCode,
+pub(crate) struct Refused {
+    pub(crate) status: StatusCode,
     /// Its own words.
-    message: String,
-}
-
-impl Refused {
-    /// The refusal that an error is about, if it is about one.
-    pub(super) fn in_causes<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refused> {
-        causes(error).find_map(|cause| cause.downcast_ref())
-    }
-
-    pub(super) fn with_remedy(&self, service: &PeerService) -> String {
-        let namespace = &service.namespace;
-        if self.status == StatusCode::FORBIDDEN {
-            format!(
-                "{self}. Let a Role in the namespace {namespace} have the rule {{apiGroups: [discovery.k8s.io], \
-                 resources: [endpointslices], verbs: [list, watch]}}, and a RoleBinding there give it to who is named above"
-            )
-        } else {
-            format!("{self}. The token or client certificate is not, or no longer, one that this cluster knows")
-        }
-    }
+    pub(crate) message: String,
 }
 
 /// The API server's words: those of the `Status` that it sends, or whatever else it is.
@@ -198,17 +179,6 @@ async fn message_of(answer: Response<Incoming>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_refusal_is_found_below_other_errors_and_says_what_to_do() {
-        let service = PeerService { namespace: "larder".into(), name: "larder-peers".into() };
-        let refused = Refused { status: StatusCode::FORBIDDEN, message: "User \"x\" cannot list".into() };
-        let error = kube::runtime::watcher::Error::InitialListFailed(kube::Error::Service(refused.into()));
-        let text = Refused::in_causes(&error).expect("it is there").with_remedy(&service);
-        assert!(text.contains("User \"x\" cannot list") && text.contains("namespace larder"), "{text}");
-        assert!(text.contains("resources: [endpointslices], verbs: [list, watch]"), "{text}");
-        assert!(Refused::in_causes(&kube::Error::Service(Silent.into())).is_none());
-    }
 
     #[tokio::test]
     async fn a_kubeconfig_that_is_not_there_is_named() {
