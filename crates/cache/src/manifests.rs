@@ -25,6 +25,13 @@ impl Engine {
         }
         reply
     }
+
+    /// Takes note that a tag is said to mean this digest by now: where the last answer was another one, the sources are asked before the
+    /// next answer, however fresh the last one is. What is said is not believed: their answer counts, and in an outage the last
+    /// one as ever.
+    pub async fn expect(&self, name: &Name, tag: &Tag, digest: &Digest) {
+        self.inner.tags.doubt(name, tag, digest).await;
+    }
 }
 
 impl Inner {

@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +21,8 @@ pub(crate) struct Tags {
 pub(crate) struct Known {
     pub(crate) digest: Digest,
     checked: Mutex<Check>,
+    /// Somebody knows that the tag means something else by now.
+    doubted: AtomicBool,
 }
 
 /// When the origin last said so, on a clock that nobody sets.
@@ -43,7 +46,8 @@ const WRITE_EVERY: Duration = Duration::from_secs(30);
 impl Known {
     fn new(digest: Digest, before: Duration) -> Known {
         let now = Instant::now();
-        Known { digest, checked: Mutex::new(Check { at: now, before, written: now }) }
+        let checked = Mutex::new(Check { at: now, before, written: now });
+        Known { digest, checked, doubted: AtomicBool::new(false) }
     }
 
     /// How long ago the origin said so.
@@ -55,6 +59,7 @@ impl Known {
     /// Whether the answer is good without asking.
     pub(crate) fn is_fresh(&self, freshness: Freshness) -> bool {
         match freshness {
+            _ if self.doubted.load(Ordering::Relaxed) => false,
             Freshness::Immutable => true,
             Freshness::For(time) => self.age() < time,
         }
@@ -80,6 +85,13 @@ impl Tags {
         Some(self.lately.entry(key).or_insert(known).into_value())
     }
 
+    /// Has the origin asked before the next answer, unless the last one was this digest.
+    pub(crate) async fn doubt(&self, name: &Name, tag: &Tag, unless: &Digest) {
+        if let Some(known) = self.get(name, tag).await.filter(|known| known.digest != *unless) {
+            known.doubted.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Remembers what the origin said just now.
     pub(crate) async fn put(&self, name: &Name, tag: &Tag, digest: Digest) {
         let key = (name.clone(), tag.clone());
@@ -87,6 +99,7 @@ impl Tags {
         if let Some(known) = before.filter(|known| known.digest == digest) {
             let mut check = known.checked.lock().unwrap_or_else(PoisonError::into_inner);
             (check.at, check.before) = (Instant::now(), Duration::ZERO);
+            known.doubted.store(false, Ordering::Relaxed);
             if check.written.elapsed() < WRITE_EVERY {
                 return;
             }
