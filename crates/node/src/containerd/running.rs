@@ -2,11 +2,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
-use tonic::client::Grpc;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request};
-use tonic_prost::ProstCodec;
+use tonic::Code;
+
+use crate::grpc::{call, endpoint};
 
 /// How long a running containerd may take to answer everything: its files speak for one that hangs.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -61,8 +59,7 @@ pub async fn ask(socket: &Path) -> Result<Running, AskError> {
 }
 
 async fn ask_patiently(socket: &Path) -> Result<Running, AskError> {
-    let endpoint = socket.to_str().and_then(|path| Endpoint::from_shared(format!("unix://{path}")).ok());
-    let endpoint = endpoint.ok_or_else(|| AskError::Path(socket.to_owned()))?;
+    let endpoint = endpoint(socket).ok_or_else(|| AskError::Path(socket.to_owned()))?;
     let channel = endpoint.connect().await.map_err(|error| {
         let reason = crate::error::innermost(&error);
         AskError::Connect { socket: socket.to_owned(), reason }
@@ -91,17 +88,6 @@ impl Running {
             self.discard_unpacked_layers = exports.get("DiscardUnpackedLayers").and_then(|word| word.parse().ok());
         }
     }
-}
-
-async fn call<Q, A>(channel: &Channel, path: &'static str, question: Q) -> Result<A, tonic::Status>
-where
-    Q: prost::Message + Send + Sync + 'static,
-    A: prost::Message + Default + Send + Sync + 'static,
-{
-    let mut client = Grpc::new(channel.clone());
-    client.ready().await.map_err(|error| tonic::Status::unavailable(crate::error::innermost(&error)))?;
-    let codec = ProstCodec::<Q, A>::default();
-    Ok(client.unary(Request::new(question), PathAndQuery::from_static(path), codec).await?.into_inner())
 }
 
 // Of containerd's messages (api/services/{version,introspection}/v1), the fields that are looked at; others are skipped.
