@@ -31,6 +31,7 @@ mod grpc;
 mod install;
 pub mod membership;
 mod neighbours;
+pub mod prefetch;
 mod runtime;
 mod settings;
 

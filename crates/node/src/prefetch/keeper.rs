@@ -1,0 +1,244 @@
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::time::Instant;
+
+use oci::{Digest, Image, Reference};
+use warm::{Plan, Wish};
+
+use super::effort::Effort;
+use super::failure::{Failure, Reason};
+use crate::cri::{CriImage, Mark};
+
+/// An image that the runtime has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// What the runtime says of it.
+    pub image: CriImage,
+    /// What larder has to do with it.
+    pub mark: Option<Mark>,
+    /// A container has it.
+    pub used: bool,
+}
+
+/// The filesystem that images are on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// Its size, in bytes.
+    pub capacity: u64,
+    /// What is free on it, in bytes.
+    pub available: u64,
+    /// What prefetch leaves free, in bytes.
+    pub margin: u64,
+}
+
+impl Disk {
+    /// Whether nothing more may be pulled. A disk of which nothing is known is not.
+    pub(super) fn is_full(&self) -> bool {
+        self.capacity > 0 && self.available < self.margin
+    }
+}
+
+/// Why nothing is pulled onto it. Without what changes all the time, as nobody needs to read it anew for that.
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (capacity, margin) = (gib(self.capacity), gib(self.margin));
+        write!(
+            f,
+            "less than {margin:.1} GiB of the {capacity:.1} GiB of the filesystem of images are free, which prefetch leaves to pods"
+        )
+    }
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+/// A pull to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pull {
+    /// What.
+    pub image: Image,
+    /// What its tag means now: an older answer does not count.
+    pub digest: Option<Digest>,
+}
+
+/// What is wanted on a node and what is there, and so what to do. Does nothing itself and asks nobody: it is told, with the time.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    /// `None` until it is known: nothing may be unpinned or removed for not being wanted before.
+    pub(super) plan: Option<Plan>,
+    pub(super) held: Vec<Held>,
+    /// Where in `held` a name is.
+    names: HashMap<String, usize>,
+    pub(super) efforts: HashMap<Image, Effort>,
+    pub(super) pulling: HashSet<Image>,
+    /// IDs that came by a pull of ours and have no mark yet.
+    pub(super) ours: HashSet<String>,
+    pub(super) disk: Disk,
+    /// The runtime can pin.
+    pub(super) pins: bool,
+    /// Why nobody knows what is there, if so.
+    pub(super) blind: Option<String>,
+}
+
+impl Keeper {
+    /// For a runtime that can pin images, or cannot.
+    pub fn new(pins: bool) -> Keeper {
+        Keeper { pins, blind: Some("it has not been asked yet".to_owned()), ..Keeper::default() }
+    }
+
+    /// Takes what is wanted now. Gives what is being pulled and is not wanted any more: these pulls are to be ended.
+    pub fn want(&mut self, plan: Plan) -> Vec<Image> {
+        let wanted: HashMap<&Image, &Wish> = plan.wishes.iter().map(|wish| (&wish.image, wish)).collect();
+        self.efforts.retain(|image, _| wanted.contains_key(image));
+        for (image, effort) in &mut self.efforts {
+            effort.serve(wanted[image]);
+        }
+        let ended: Vec<Image> = self.pulling.iter().filter(|image| !wanted.contains_key(image)).cloned().collect();
+        self.pulling.retain(|image| wanted.contains_key(image));
+        self.plan = Some(plan);
+        ended
+    }
+
+    /// Takes what the runtime has, which was asked for after the last outcome of a pull was told, and how full the disk is.
+    pub fn see(&mut self, held: Vec<Held>, disk: Disk, now: Instant) {
+        let before: HashSet<String> = self.held.drain(..).map(|held| held.image.id).collect();
+        self.disk = disk;
+        self.blind = None;
+        self.held = held;
+        self.names.clear();
+        for (index, Held { image, .. }) in self.held.iter().enumerate() {
+            for name in image.tags.iter().chain(&image.digests) {
+                self.names.insert(name.clone(), index);
+            }
+        }
+        let plan = self.plan.take();
+        for wish in plan.iter().flat_map(|plan| &plan.wishes) {
+            self.follow(wish, &before, now);
+        }
+        self.plan = plan;
+        let marked: HashMap<&str, bool> =
+            self.held.iter().map(|held| (held.image.id.as_str(), held.mark.is_some())).collect();
+        self.ours.retain(|id| marked.get(id.as_str()) == Some(&false));
+    }
+
+    /// Nobody knows what the runtime has.
+    pub fn lose_sight(&mut self, why: String) {
+        self.blind = Some(why);
+    }
+
+    /// What has become of an image.
+    fn follow(&mut self, wish: &Wish, before: &HashSet<String>, now: Instant) {
+        let there = self.there(wish);
+        let warm = self.is_warm(wish);
+        let id = there.map(|held| (held.image.id.clone(), held.mark.is_some(), digest_of(held, wish)));
+        let Some(effort) = self.efforts.get_mut(&wish.image) else {
+            if warm {
+                self.efforts.entry(wish.image.clone()).or_insert_with(|| Effort::new(wish)).warm(now);
+            }
+            return;
+        };
+        let arrived = effort.arrived;
+        match (warm, &id) {
+            (true, _) => effort.warm(now),
+            (false, Some((_, _, digest))) if arrived => {
+                effort.fail(differs(digest.as_deref(), wish), wish.retries, now)
+            }
+            (false, None) if arrived || effort.was_warm() => {
+                let message = "it was there, and was removed by somebody else";
+                effort.fail(Failure::new(Reason::Removed, message), wish.retries, now);
+            }
+            (false, _) => effort.outdated(),
+        }
+        if let Some((id, marked, _)) = id
+            && arrived
+            && !marked
+            && !before.contains(&id)
+        {
+            self.ours.insert(id);
+        }
+    }
+
+    /// Takes the outcome of a pull. What the runtime has is to be looked at next.
+    pub fn pulled(&mut self, image: &Image, outcome: Result<(), Failure>, now: Instant) {
+        self.pulling.remove(image);
+        let retries = self.wish(image).map(|wish| wish.retries);
+        let (Some(effort), Some(retries)) = (self.efforts.get_mut(image), retries) else { return };
+        match outcome {
+            Ok(()) => effort.arrived = true,
+            Err(failure) => effort.fail(failure, retries, now),
+        }
+    }
+
+    /// Pulls that are to begin now; from now on they count as begun.
+    pub fn pulls(&mut self, now: Instant) -> Vec<Pull> {
+        let Some(plan) = self.plan.as_ref().filter(|_| self.blind.is_none() && !self.disk.is_full()) else {
+            return Vec::new();
+        };
+        let begun = plan.next(&self.pulling, |wish| self.is_due(wish, now));
+        for wish in &begun {
+            self.pulling.insert(wish.image.clone());
+            self.efforts.entry(wish.image.clone()).or_insert_with(|| Effort::new(wish)).attempts += 1;
+        }
+        let pull = |wish: &&Wish| Pull { image: wish.image.clone(), digest: wish.digest.filter(|_| is_by_tag(wish)) };
+        begun.iter().map(pull).collect()
+    }
+
+    /// When there may be something to pull although nothing was told: the end of the next pause.
+    pub fn wakes(&self, now: Instant) -> Option<Instant> {
+        self.efforts.values().filter_map(Effort::resumes).filter(|then| *then > now).min()
+    }
+
+    /// Whether a pull of it was begun and has not ended.
+    pub fn is_pulling(&self, image: &Image) -> bool {
+        self.pulling.contains(image)
+    }
+
+    /// Whether nobody knows what the runtime has.
+    pub fn is_blind(&self) -> bool {
+        self.blind.is_some()
+    }
+
+    /// How often a pull of an image was begun, and when it is tried again if it rests.
+    pub fn tried(&self, image: &Image) -> (u32, Option<Instant>) {
+        self.efforts.get(image).map_or((0, None), |effort| (effort.attempts, effort.resumes()))
+    }
+
+    fn is_due(&self, wish: &Wish, now: Instant) -> bool {
+        !self.is_warm(wish) && self.efforts.get(&wish.image).is_none_or(|effort| effort.is_due(now))
+    }
+
+    fn wish(&self, image: &Image) -> Option<&Wish> {
+        self.plan.as_ref()?.wish(image)
+    }
+
+    /// What the runtime has under that name, whatever its tag meant when it came.
+    pub(super) fn there(&self, wish: &Wish) -> Option<&Held> {
+        self.names.get(&wish.image.to_string()).map(|index| &self.held[*index])
+    }
+
+    /// Whether it is ready.
+    pub(super) fn is_warm(&self, wish: &Wish) -> bool {
+        let Some(held) = self.there(wish) else { return false };
+        match wish.digest.filter(|_| is_by_tag(wish)) {
+            Some(digest) => held.image.digests.iter().any(|name| name.ends_with(&format!("@{digest}"))),
+            None => true,
+        }
+    }
+}
+
+fn is_by_tag(wish: &Wish) -> bool {
+    matches!(wish.image.reference, Reference::Tag(_))
+}
+
+/// The digest under which an image is there in the repository of a wish.
+pub(super) fn digest_of(held: &Held, wish: &Wish) -> Option<String> {
+    let name = format!("{}@", wish.image.name);
+    held.image.digests.iter().find_map(|text| text.strip_prefix(&name)).map(str::to_owned)
+}
+
+fn differs(came: Option<&str>, wish: &Wish) -> Failure {
+    let expected = wish.digest.map(|digest| digest.to_string()).unwrap_or_default();
+    let came = came.unwrap_or("one without a digest");
+    Failure::new(Reason::TagDiffers, format!("the tag means {expected} now, and what came is {came}"))
+}

@@ -1,0 +1,30 @@
+//! Images that ImageCaches want on this node: pulled, kept and told of. No pod and no job is made for it.
+//!
+//! [`Keeper`] decides, and does nothing itself: from what is wanted (`warm::Plan`), what the runtime has and what became of pulls it says
+//! what to pull, pin and remove, and what to tell ([`Report`]). [`keep`] does it, [`follow_plan`] knows what is wanted,
+//! [`Publisher`] writes the NodeCache when [`Bulletin`] says so.
+
+mod bulletin;
+mod cluster;
+mod effort;
+mod failure;
+mod keeper;
+mod metrics;
+mod publisher;
+mod release;
+mod report;
+#[cfg(test)]
+mod tests;
+mod tidying;
+mod worker;
+
+pub use bulletin::Bulletin;
+pub use cluster::{KnownNode, follow_plan};
+pub use failure::{Failure, Reason};
+pub use keeper::{Disk, Held, Keeper, Pull};
+pub use metrics::Metrics;
+pub use publisher::Publisher;
+pub use release::{ReleaseError, release};
+pub use report::Report;
+pub use tidying::Tidying;
+pub use worker::{Settings, keep};

@@ -1,0 +1,198 @@
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use api::conditions::{self, Finding, READY};
+use api::{NodeCache, NodeCacheFields, NodeCacheStatus};
+use apiserver::{Need, Session, reason};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use tokio::sync::watch;
+
+use super::bulletin::Bulletin;
+use super::cluster::KnownNode;
+use super::metrics::Metrics;
+use super::report::Report;
+
+/// Who has set the fields of a NodeCache.
+const MANAGER: &str = "larder-node";
+/// The pause after the first write that failed; it doubles,
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Writes a node's NodeCache.
+pub struct Publisher {
+    session: Session,
+    metrics: Metrics,
+    /// What the agent's own store has, in bytes.
+    store: Box<dyn Fn() -> u64 + Send + Sync>,
+    bulletin: Bulletin,
+    /// The UID of the node whose NodeCache is known to be there.
+    made_for: Option<String>,
+    conditions: Vec<Condition>,
+    /// What is written and is not ours to change: it was there before this process.
+    last: Option<NodeCacheStatus>,
+    /// What was last said of what is in the way.
+    told: Option<String>,
+}
+
+impl Publisher {
+    /// `store` tells how much the agent's own store has, in bytes.
+    pub fn new(session: Session, metrics: Metrics, store: impl Fn() -> u64 + Send + Sync + 'static) -> Publisher {
+        Publisher {
+            session,
+            metrics,
+            store: Box::new(store),
+            bulletin: Bulletin::default(),
+            made_for: None,
+            conditions: Vec::new(),
+            last: None,
+            told: None,
+        }
+    }
+
+    /// Writes what `reports` tell as long as it is polled, when there is something new and not more often than once in a second. While
+    /// the API server cannot be reached it goes on trying, after pauses that grow to a minute. Dropped, a write may have been made or not.
+    pub async fn publish(
+        mut self,
+        mut nodes: watch::Receiver<Option<KnownNode>>,
+        mut reports: watch::Receiver<Option<Report>>,
+    ) -> Infallible {
+        let mut failures = 0;
+        loop {
+            let node = nodes.borrow_and_update().clone();
+            let report = reports.borrow_and_update().clone();
+            let due = match (&node, &report) {
+                (Some(node), Some(report)) => {
+                    if self.made_for.as_ref().is_some_and(|uid| *uid != node.uid) {
+                        // The NodeCache went with the node of before.
+                        self.made_for = None;
+                        self.bulletin.forget();
+                    }
+                    self.bulletin.due(report, Instant::now())
+                }
+                _ => None,
+            };
+            let (Some(due), Some(node), Some(report)) = (due, node, report) else {
+                either(&mut nodes, &mut reports).await;
+                continue;
+            };
+            if due > Instant::now() {
+                tokio::select! {
+                    () = tokio::time::sleep_until(due.into()) => {}
+                    () = either(&mut nodes, &mut reports) => {}
+                }
+                continue;
+            }
+            match self.write(&node, &report).await {
+                Ok(()) => {
+                    failures = 0;
+                    self.bulletin.said(&report, Instant::now());
+                    if self.told.take().is_some() {
+                        tracing::info!("the NodeCache of this node is written again");
+                    }
+                }
+                Err(why) => {
+                    if self.told.as_ref() != Some(&why) {
+                        tracing::warn!(
+                            why,
+                            "the NodeCache of this node cannot be written; images are made ready all the same"
+                        );
+                        self.told = Some(why);
+                    }
+                    tokio::time::sleep(pause(failures)).await;
+                    failures += 1;
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, node: &KnownNode, report: &Report) -> Result<(), String> {
+        let client = self.session.client().await.map_err(|error| error.to_string())?;
+        let caches: Api<NodeCache> = Api::all(client);
+        let name = &*node.node.name;
+        if self.made_for.is_none() {
+            self.make(&caches, name, &node.uid).await?;
+            self.made_for = Some(node.uid.clone());
+        }
+        let status = self.status(report);
+        if self.last.take().is_some_and(|last| last == status) {
+            return Ok(());
+        }
+        let cache = NodeCache { status: Some(status), ..NodeCache::new(name, NodeCacheFields {}) };
+        let written = caches.patch_status(name, &apply(), &Patch::Apply(&cache)).await.map(drop);
+        self.metrics.wrote(written.is_ok());
+        written.map_err(|error| {
+            // It may have been deleted; if so, the next try makes it.
+            self.made_for = None;
+            self.failed(error, "patch", true)
+        })
+    }
+
+    /// Makes the NodeCache, unless it is there for that very node.
+    async fn make(&mut self, caches: &Api<NodeCache>, name: &str, uid: &str) -> Result<(), String> {
+        let found = caches.get_opt(name).await.map_err(|error| self.failed(error, "get", false))?;
+        if let Some(status) = found.as_ref().and_then(|cache| cache.status.clone()) {
+            self.conditions.clone_from(&status.conditions);
+            self.last = Some(status);
+        }
+        let owned = |cache: &NodeCache| cache.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid);
+        if found.as_ref().is_some_and(owned) {
+            return Ok(());
+        }
+        let mut cache = NodeCache::new(name, NodeCacheFields {});
+        cache.metadata.owner_references = Some(vec![OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            ..OwnerReference::default()
+        }]);
+        let made = caches.patch(name, &apply(), &Patch::Apply(&cache)).await.map(drop);
+        self.metrics.wrote(made.is_ok());
+        made.map_err(|error| self.failed(error, "create, patch", false))
+    }
+
+    fn status(&mut self, report: &Report) -> NodeCacheStatus {
+        let message =
+            report.blind.as_ref().map(|why| format!("the container runtime does not tell what it has: {why}"));
+        let ready = Finding {
+            kind: READY,
+            status: report.blind.is_none().into(),
+            reason: if report.blind.is_none() { "Following" } else { "RuntimeUnavailable" },
+            message: message.as_deref().unwrap_or("what ImageCaches want is kept ready"),
+            generation: None,
+        };
+        conditions::set(&mut self.conditions, &ready, &Time(Timestamp::now()));
+        let mut status = report.status.clone();
+        status.conditions.clone_from(&self.conditions);
+        status.bytes.store = (self.store)();
+        status
+    }
+
+    fn failed(&self, error: kube::Error, verbs: &str, status: bool) -> String {
+        self.session.failed(&error);
+        let need = Need::of::<NodeCache>(verbs, None);
+        reason(&error, &if status { need.part("status") } else { need })
+    }
+}
+
+/// Waits until one of them tells something new.
+async fn either(nodes: &mut watch::Receiver<Option<KnownNode>>, reports: &mut watch::Receiver<Option<Report>>) {
+    tokio::select! {
+        Ok(()) = nodes.changed() => {}
+        Ok(()) = reports.changed() => {}
+        // Whoever told them has ended, and this ends with it.
+        else => std::future::pending().await,
+    }
+}
+
+fn apply() -> PatchParams {
+    PatchParams::apply(MANAGER).force()
+}
+
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE)
+}

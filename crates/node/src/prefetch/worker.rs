@@ -1,0 +1,300 @@
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oci::{Image, Reference};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use warm::Plan;
+
+use super::failure::Failure;
+use super::keeper::{Disk, Held, Keeper, Pull};
+use super::metrics::Metrics;
+use super::report::Report;
+use super::tidying::Tidying;
+use crate::cri::{Cri, CriError, Mark, Marks};
+use crate::runtime::{Runtime, RuntimeKind, detect};
+use crate::settings::under;
+
+/// How often is looked at what the runtime has where nothing happens: others remove images too.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The same while it does not answer.
+const LOOK_FOR: Duration = Duration::from_secs(5);
+/// How long after something could not be pinned or removed it is tried again.
+const TIDY_AGAIN: Duration = Duration::from_secs(60);
+
+/// How a node keeps images.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The root of the host's file system, as this process sees it.
+    pub host_root: PathBuf,
+    /// What is left free of the filesystem of images, in hundredths.
+    pub keep_free: u8,
+}
+
+/// What was pulled, how long it took, and what came of it.
+type Ended = (Image, Duration, Result<String, CriError>);
+
+/// Keeps what `plans` say as long as it is polled, and tells in `reports` how far it is. Dropped, pulls on their way end; the
+/// runtime keeps what came of them. While `plans` say nothing, nothing is done.
+pub async fn keep(
+    settings: Settings,
+    engine: Arc<cache::Engine>,
+    metrics: Metrics,
+    mut plans: watch::Receiver<Option<Plan>>,
+    reports: watch::Sender<Option<Report>>,
+) -> Infallible {
+    let (cri, marks) = find_runtime(&settings.host_root).await;
+    let mut worker = Worker {
+        keeper: Keeper::new(marks.pin()),
+        cri,
+        marks,
+        engine,
+        metrics,
+        settings,
+        pulls: JoinSet::new(),
+        ends: HashMap::new(),
+        tidying: JoinSet::new(),
+        tidy_after: Instant::now(),
+        folder: None,
+    };
+    plans.mark_changed();
+    loop {
+        let now = Instant::now();
+        let pause = if worker.keeper.is_blind() { LOOK_FOR } else { LOOK_EVERY };
+        let wake = worker.keeper.wakes(now).map_or(now + pause, |then| then.min(now + pause));
+        tokio::select! {
+            // Whoever makes the plans is gone only when all of this ends.
+            Ok(()) = plans.changed() => {
+                let plan = plans.borrow_and_update().clone();
+                if let Some(plan) = plan {
+                    worker.want(plan);
+                }
+            }
+            Some(ended) = worker.pulls.join_next() => worker.ended(ended),
+            Some(tidied) = worker.tidying.join_next() => worker.tidied(tidied),
+            () = tokio::time::sleep_until(wake.into()) => {}
+        }
+        while let Some(ended) = worker.pulls.try_join_next() {
+            worker.ended(ended);
+        }
+        worker.look().await;
+        worker.act();
+        if let Some(report) = worker.keeper.report() {
+            worker.metrics.show(&report.status);
+            reports.send_if_modified(|last| {
+                let news = last.as_ref() != Some(&report);
+                if news {
+                    *last = Some(report);
+                }
+                news
+            });
+        }
+    }
+}
+
+/// Waits for a runtime: containerd where there are several, as it can pin.
+async fn find_runtime(host_root: &Path) -> (Cri, Marks) {
+    let mut told = String::new();
+    loop {
+        let why = match detect(host_root).await {
+            Ok(runtimes) => match runtimes.first().map(|runtime| open(host_root, runtime)) {
+                Some(Ok(found)) => return found,
+                Some(Err(error)) => error.to_string(),
+                None => "no container runtime was found".to_owned(),
+            },
+            Err(error) => error.to_string(),
+        };
+        if why != told {
+            tracing::warn!(why, "no images can be made ready; waiting for a runtime");
+            told = why;
+        }
+        tokio::time::sleep(LOOK_FOR).await;
+    }
+}
+
+fn open(host_root: &Path, runtime: &Runtime) -> Result<(Cri, Marks), CriError> {
+    let socket = under(host_root, &runtime.socket);
+    let marks = match runtime.kind {
+        RuntimeKind::Containerd(_) => Marks::of_containerd(&socket)?,
+        RuntimeKind::Crio => {
+            tracing::info!("CRI-O lets nobody pin images: kubelet may remove what is ready, and it is pulled again");
+            Marks::in_memory()
+        }
+    };
+    Ok((Cri::at(&socket)?, marks))
+}
+
+struct Worker {
+    keeper: Keeper,
+    cri: Cri,
+    marks: Marks,
+    engine: Arc<cache::Engine>,
+    metrics: Metrics,
+    settings: Settings,
+    /// As many as the plan allows at most.
+    pulls: JoinSet<Ended>,
+    ends: HashMap<Image, AbortHandle>,
+    /// One at most, so that it holds up no pull. Says whether all went well.
+    tidying: JoinSet<bool>,
+    tidy_after: Instant,
+    /// The folder whose filesystem images are on, as this process sees it.
+    folder: Option<PathBuf>,
+}
+
+impl Worker {
+    fn want(&mut self, plan: Plan) {
+        for image in self.keeper.want(plan) {
+            if let Some(pull) = self.ends.remove(&image) {
+                tracing::info!(%image, "no longer pulled: nothing wants it any more");
+                pull.abort();
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Result<Ended, JoinError>) {
+        let (image, took, outcome) = match ended {
+            Ok(ended) => ended,
+            Err(error) if error.is_cancelled() => return,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let seconds = took.as_secs_f64();
+        let outcome = outcome.map(drop).map_err(|error| Failure::of(&error));
+        self.keeper.pulled(&image, outcome.clone(), Instant::now());
+        let (attempt, again) = self.keeper.tried(&image);
+        match outcome {
+            Ok(()) => {
+                self.metrics.pulled(took);
+                tracing::info!(%image, seconds, attempt, "pulled for ImageCaches");
+            }
+            Err(Failure { reason, message }) => {
+                self.metrics.failed(reason);
+                let again = again.map(|then| then.saturating_duration_since(Instant::now()).as_secs());
+                let reason = reason.as_str();
+                tracing::warn!(%image, seconds, attempt, reason, again, "could not be pulled for ImageCaches: {message}");
+            }
+        }
+        if !self.keeper.is_pulling(&image) {
+            self.ends.remove(&image);
+        }
+    }
+
+    fn tidied(&mut self, tidied: Result<bool, JoinError>) {
+        match tidied {
+            Ok(true) => {}
+            Ok(false) => self.tidy_after = Instant::now() + TIDY_AGAIN,
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Looks at what the runtime has.
+    async fn look(&mut self) {
+        match self.held().await {
+            Ok(held) => {
+                let disk = self.disk().await;
+                if self.keeper.is_blind() {
+                    tracing::info!(images = held.len(), "the container runtime tells what it has");
+                }
+                self.keeper.see(held, disk, Instant::now());
+            }
+            Err(error) => {
+                if !self.keeper.is_blind() {
+                    tracing::warn!(%error, "nothing is made ready until the container runtime answers");
+                }
+                self.keeper.lose_sight(error.to_string());
+            }
+        }
+    }
+
+    async fn held(&self) -> Result<Vec<Held>, CriError> {
+        let images = self.cri.images().await?;
+        let marks = self.marks.all(&images).await?;
+        // Only what may be removed needs to be known to be used.
+        let used = match marks.values().any(|mark| *mark == Mark::Remove) {
+            true => self.cri.used().await?,
+            false => Default::default(),
+        };
+        let held = images.into_iter().map(|image| Held {
+            mark: marks.get(&image.id).copied(),
+            used: image.is_among(&used),
+            image,
+        });
+        Ok(held.collect())
+    }
+
+    /// How full the filesystem of images is; nothing is known of one that cannot be seen from here.
+    async fn disk(&mut self) -> Disk {
+        if self.folder.is_none() {
+            let folder = self.cri.image_folder().await.ok().flatten();
+            self.folder = folder.map(|folder| under(&self.settings.host_root, &folder));
+        }
+        let Some(folder) = self.folder.clone() else { return Disk::default() };
+        let looked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&folder)).await;
+        let Ok(Ok(found)) = looked else { return Disk::default() };
+        let capacity = found.f_blocks.saturating_mul(found.f_frsize);
+        let margin = capacity / 100 * u64::from(self.settings.keep_free);
+        Disk { capacity, available: found.f_bavail.saturating_mul(found.f_frsize), margin }
+    }
+
+    /// Begins what is to be done.
+    fn act(&mut self) {
+        let now = Instant::now();
+        for Pull { image, digest } in self.keeper.pulls(now) {
+            let (cri, engine) = (self.cri.clone(), self.engine.clone());
+            let pulled = image.clone();
+            let pull = self.pulls.spawn(async move {
+                let begun = Instant::now();
+                if let (Some(digest), Reference::Tag(tag)) = (digest, &image.reference) {
+                    engine.expect(&image.name, tag, &digest).await;
+                }
+                let outcome = cri.pull(&image).await;
+                (image, begun.elapsed(), outcome)
+            });
+            self.ends.insert(pulled, pull);
+        }
+        if self.tidying.is_empty() && self.tidy_after <= now {
+            let todo = self.keeper.tidying();
+            if !todo.is_empty() {
+                self.tidying.spawn(tidy(self.cri.clone(), self.marks.clone(), self.metrics.clone(), todo));
+            }
+        }
+    }
+}
+
+/// Does one after the other; says whether all went well.
+async fn tidy(cri: Cri, marks: Marks, metrics: Metrics, todo: Vec<Tidying>) -> bool {
+    let mut well = true;
+    for one in todo {
+        match one {
+            Tidying::Mark { id, mark, pinned } => {
+                if let Err(error) = marks.set(&id, mark, pinned).await {
+                    tracing::warn!(id, pinned, %error, "an image could not be pinned or unpinned");
+                    well = false;
+                }
+            }
+            Tidying::Remove { id, name, bytes } => match remove(&cri, &id).await {
+                Ok(true) => {
+                    metrics.removed(bytes);
+                    tracing::info!(image = name, bytes, "removed: no ImageCache wants it any more");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(image = name, %error, "could not be removed");
+                    well = false;
+                }
+            },
+        }
+    }
+    well
+}
+
+/// Removes an image, unless a container has come to use it; says whether it did.
+async fn remove(cri: &Cri, id: &str) -> Result<bool, CriError> {
+    match cri.image(id).await? {
+        Some(image) if !image.is_among(&cri.used().await?) => cri.remove(id).await.map(|()| true),
+        _ => Ok(false),
+    }
+}
