@@ -114,6 +114,10 @@ pub struct NodeArgs {
     #[arg(long, value_name = "BOOL", env = "LARDER_HOSTS", hide_env_values = true)]
     pub hosts: Option<bool>,
 
+    /// Whether to keep ready what the cluster's ImageCaches want [default: if there is a table node.cluster]
+    #[arg(long, value_name = "BOOL", env = "LARDER_NODE_CLUSTER", hide_env_values = true)]
+    pub cluster: Option<bool>,
+
     /// The root of the machine's file system, where a container has it mounted [default: /]
     #[arg(long, value_name = "DIR", env = "LARDER_HOST_ROOT", hide_env_values = true)]
     pub host_root: Option<PathBuf>,

@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod failure;
 mod identities;
+mod keeping;
 mod logging;
 mod node;
 mod process;

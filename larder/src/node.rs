@@ -30,6 +30,7 @@ fn uninstall(args: &NodeArgs) -> Result<ExitCode, Failure> {
     for finding in &findings {
         println!("{finding}");
     }
+    unpin(&config)?;
     match findings.iter().map(|finding| finding.severity).max() {
         None => println!("the runtimes of this machine are as they were before larder"),
         Some(Severity::Error) => return Err(Failure::Runtime(anyhow!("not everything could be restored"))),
@@ -38,9 +39,21 @@ fn uninstall(args: &NodeArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Takes off the pins that are there for ImageCaches.
+fn unpin(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    match runtime.block_on(node::prefetch::release(&config.node.host_root)) {
+        Ok(0) => {}
+        Ok(images) => println!("{images} images are no longer pinned"),
+        // A runtime that does not run is no reason to leave its files as they are.
+        Err(error) => eprintln!("{error}; start the runtime and repeat this if images were kept ready here"),
+    }
+    Ok(())
+}
+
 /// Points the runtimes of this machine at the mirror, now and whenever somebody changes their files, until `stop`. What is
-/// written stays when larder ends: a runtime that finds nobody there goes on to the origin.
-pub async fn keep_pointed(config: &Config, mirror: SocketAddr, stop: CancellationToken) {
+/// written stays when larder ends: a runtime that finds nobody there goes on to the origin. After the first look, `told` is cancelled.
+pub async fn keep_pointed(config: &Config, mirror: SocketAddr, stop: CancellationToken, told: &CancellationToken) {
     let settings = config.node.setup(mirror);
     let mut said = Vec::new();
     loop {
@@ -52,6 +65,7 @@ pub async fn keep_pointed(config: &Config, mirror: SocketAddr, stop: Cancellatio
             }
             Err(error) => tracing::warn!(error = %format!("{error:#}"), "the runtime cannot be pointed at larder"),
         }
+        told.cancel();
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}

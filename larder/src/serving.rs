@@ -15,6 +15,7 @@ use upstream::Directory;
 use crate::config::{Budget, Config, ForNodes, Listener, Role, Size, Store};
 use crate::failure::Failure;
 use crate::identities::{self, Identities};
+use crate::keeping::Keeping;
 use crate::logging;
 use crate::process::{self, Signals};
 use crate::sharing::Sharing;
@@ -135,6 +136,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let upstreams = sharing.as_ref().map_or(upstreams.clone(), |sharing| sharing.before(upstreams));
     let engine = Engine::start(store, upstreams, engine_settings(&config), engine_metrics);
+    let told = CancellationToken::new();
+    let keeping = match &config.node.cluster {
+        Some(cluster) if config.role == Role::Node => Some(Keeping::start(
+            cluster,
+            &config.node.host_root,
+            engine.clone(),
+            told.clone(),
+            registry.sub_registry_with_prefix("larder"),
+        )),
+        _ => None,
+    };
     let mut server = Server::new(port, serve_settings(&config), engine.clone(), serve_metrics)?;
     if let Some((port, tls)) = for_nodes {
         server = server.with_nodes(port, tls);
@@ -156,8 +168,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let pointing = config.role == Role::Node && config.node.hosts;
     let pointed = async {
         match pointing {
-            true => crate::node::keep_pointed(&config, clients, stop.clone()).await,
-            false => std::future::pending().await,
+            true => crate::node::keep_pointed(&config, clients, stop.clone(), &told).await,
+            false => {
+                told.cancel();
+                std::future::pending().await
+            }
         }
     };
     let admin = admin.map(|admin| tokio::spawn(admin.run(stop_admin.clone())));
@@ -183,6 +198,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             tracing::warn!(signal, "ending at once");
             std::process::exit(1);
         }
+    }
+    if let Some(keeping) = keeping {
+        keeping.end().await;
     }
     engine.shutdown().await;
     if let Some(sharing) = sharing {

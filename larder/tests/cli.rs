@@ -341,3 +341,27 @@ fn a_registry_that_knows_nodes_is_checked_before_the_start() {
     insta::assert_snapshot!("known_registry_plain", check(&known("made/node-1").replace("https", "http")));
     insta::assert_snapshot!("known_registry_none", check("registry_certificates = \"[DIR]/made/node-1\"\n"));
 }
+
+#[test]
+fn a_node_of_a_cluster() {
+    let place = Place::new();
+    let check = |text: &str, environment: &[(&str, &str)]| {
+        place.write("larder.toml", text);
+        let mut command = place.command(&["node", "--config", "larder.toml", "--check", "--store", "/srv/larder"]);
+        command.envs(environment.iter().copied());
+        place.told(command)
+    };
+    insta::assert_snapshot!("cluster", check("[node.cluster]\nname = \"node-1\"\nkeep_free = \"20%\"\n", &[]));
+    insta::assert_snapshot!(
+        "cluster_wrong",
+        check("[node.cluster]\nname = \"Node 1\"\nkeep_free = \"20\"\nnames = 1\n", &[])
+    );
+    let on = [("LARDER_NODE_CLUSTER", "true"), ("NODE_NAME", "node-2")];
+    insta::assert_snapshot!("cluster_environment", check("", &on));
+    insta::assert_snapshot!("cluster_table", check("[node.cluster]\nkeep_free = \"0%\"\n", &on[1..]));
+    insta::assert_snapshot!(
+        "cluster_off",
+        check("[node.cluster]\nname = \"node-1\"\n", &[("LARDER_NODE_CLUSTER", "false")])
+    );
+    insta::assert_snapshot!("cluster_nameless", check("", &[("LARDER_NODE_CLUSTER", "true"), ("NODE_NAME", "")]));
+}

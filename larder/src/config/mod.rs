@@ -16,6 +16,7 @@ use crate::logging::{self, Format};
 
 mod access;
 mod certificates;
+mod cluster;
 mod deadlines;
 mod file;
 mod freshness;
@@ -35,6 +36,7 @@ mod upstream;
 
 pub use access::Access;
 pub use certificates::Certificates;
+pub use cluster::{Cluster, Share};
 pub use node::Node;
 pub use peers::{MemberList, Peering};
 pub use registry::ForNodes;
@@ -134,6 +136,15 @@ impl Config {
         }
         if let Some(hosts) = flags.hosts {
             config.node.hosts = hosts;
+        }
+        match flags.cluster {
+            None => {}
+            Some(false) => config.node.cluster = None,
+            Some(true) if config.node.cluster.is_some() => {}
+            Some(true) => {
+                let usual = Cluster::usual().map_err(|error| Failure::Usage(format!("node.cluster.name: {error}")))?;
+                config.node.cluster = Some(usual);
+            }
         }
         if let Some(root) = &flags.host_root {
             config.node.host_root =

@@ -5,6 +5,7 @@ use oci::Registry;
 
 use super::Role;
 use super::certificates::Checks;
+use super::cluster::Cluster;
 use super::file::RegistryName;
 use super::peers::Peering;
 use super::section::Section;
@@ -29,6 +30,8 @@ pub struct Node {
     pub crio: Vec<Registry>,
     /// The other nodes, if it shares with any.
     pub peers: Option<Peering>,
+    /// The cluster whose ImageCaches it acts on, if it does.
+    pub cluster: Option<Cluster>,
 }
 
 impl Default for Node {
@@ -44,6 +47,7 @@ impl Default for Node {
                 .map(|name| name.parse().expect("a host"))
                 .into(),
             peers: None,
+            cluster: None,
         }
     }
 }
@@ -67,6 +71,7 @@ impl Node {
             host_root: section.value("host_root").unwrap_or(default.host_root),
             crio: crio.map_or(default.crio, Iterator::collect),
             peers: section.section("peers").and_then(|section| Peering::read(section, checks)),
+            cluster: section.section("cluster").and_then(Cluster::read),
         };
         if let Some(folder) = &node.registry_certificates {
             if node.registry_ca.is_some() {

@@ -40,7 +40,7 @@ impl Peering {
     pub fn read(mut section: Section<'_>, checks: &mut Checks) -> Option<Peering> {
         let listen = section.value("listen").map_or((Ipv4Addr::UNSPECIFIED, 7440).into(), |Address(address)| address);
         let name: Option<String> = section.value("name");
-        let name = name.or_else(|| std::env::var("NODE_NAME").ok()).or_else(host_name).unwrap_or_default();
+        let name = name.or_else(own_name).unwrap_or_default();
         if name.is_empty() {
             section.problem("name", "is missing: the name of this node, as in the list of members");
         }
@@ -102,6 +102,11 @@ fn member(mut section: Section<'_>) -> Option<peers::Member> {
     }
     section.finish();
     Some(peers::Member::new(name?, address?, &zone))
+}
+
+/// The name of this node where none is given: as its pod is told, or that of this machine.
+pub(super) fn own_name() -> Option<String> {
+    std::env::var("NODE_NAME").ok().or_else(host_name)
 }
 
 /// The name of this machine.

@@ -32,6 +32,10 @@ impl fmt::Display for Config {
                     peers.members, peers.name, peers.listen
                 )?,
             }
+            if let Some(cluster) = &self.node.cluster {
+                let (name, free) = (&cluster.name, cluster.keep_free);
+                writeln!(f, "cluster        this is its node {name}; prefetch leaves {free} of the disk free")?;
+            }
             let hosts = if self.node.hosts { "are pointed at larder" } else { "are left as they are" };
             writeln!(f, "runtimes       of {} {hosts}", self.node.host_root.display())?;
         }
