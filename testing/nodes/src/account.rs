@@ -1,0 +1,89 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use testbed::{Cluster, Machine, has_condition, wait_for};
+
+/// Where a node's larder finds the way to the API server.
+pub const KUBECONFIG: &str = "/etc/larder/kubeconfig";
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The line of docs/node.md before the rules of RBAC that agents need.
+const BEFORE_RULES: &str = "What the agents may do, and no more:";
+
+const ACCOUNT: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: larder}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: larder-node, namespace: larder}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: larder-node}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: larder-node}
+subjects: [{kind: ServiceAccount, name: larder-node, namespace: larder}]
+";
+
+/// Installs the chart's custom resource definitions, and waits until they are in force.
+///
+/// # Errors
+/// The API server refuses one.
+pub fn install_definitions(cluster: &Cluster) -> Result<()> {
+    let folder = workspace().join("chart/larder/crds").display().to_string();
+    cluster.kubectl().run(&["apply", "--server-side", "-f", &folder])?;
+    for plural in ["imagecaches", "nodecaches", "cachepolicies"] {
+        let name = format!("{plural}.larder.dev");
+        wait_for(&format!("{name} is in force"), PATIENCE, || {
+            let found = cluster.kubectl().json(&["get", "crd", &name])?;
+            Ok(has_condition(&found, "Established").then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes the account of agents, with the rights that the documentation says, and no others.
+///
+/// # Errors
+/// The documentation has none, or the API server refuses them.
+pub fn make_account(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl().apply(ACCOUNT)?;
+    cluster.kubectl().apply(&documented_role()?)
+}
+
+/// Lets who is on a machine be that account, by a kubeconfig at [`KUBECONFIG`].
+///
+/// # Errors
+/// The account is not there.
+pub fn give_account(cluster: &Cluster, machine: &Machine) -> Result<()> {
+    let token = cluster.kubectl().run(&["create", "token", "larder-node", "-n", "larder"])?;
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "larder",
+        "contexts": [{"name": "larder", "context": {"cluster": "here", "user": "larder"}}],
+        "clusters": [{"name": "here", "cluster": {
+            "server": cluster.server(),
+            "certificate-authority": "/etc/ssl/certs/ca-certificates.crt",
+        }}],
+        "users": [{"name": "larder", "user": {"token": token.trim()}}],
+    });
+    machine.write(KUBECONFIG, &config.to_string())
+}
+
+/// The ClusterRole of docs/node.md.
+fn documented_role() -> Result<String> {
+    let page = fs::read_to_string(workspace().join("docs/node.md"))?;
+    let (_, after) = page.split_once(BEFORE_RULES).with_context(|| format!("docs/node.md says {BEFORE_RULES:?}"))?;
+    let block = after.lines().skip_while(|line| line.is_empty()).map_while(|line| line.strip_prefix("    "));
+    Ok(block.collect::<Vec<_>>().join("\n"))
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("testing/nodes is in it").to_owned()
+}
