@@ -1,0 +1,192 @@
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use api::{CachePolicy, ImageCache, NodeCache, names};
+use apiserver::{ApiServer, News, Seen, Watch};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::Node;
+use kube::Resource;
+use kube::core::DeserializeGuard;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::index::{CacheKey, Index, KnownNode, Report, Template, cache_reduced, workload_reduced};
+
+/// Objects in a page of a list: of NodeCaches, each of which may have a thousand images, and of all others.
+const PAGE_OF_REPORTS: u32 = 25;
+const PAGE: u32 = 100;
+
+/// An index that is kept as the API server tells, and what it hears of it.
+pub(crate) struct Followed {
+    index: Mutex<Index>,
+    /// Something has changed.
+    pub changes: Notify,
+    seen: Mutex<Vec<(Arc<str>, Arc<Seen>)>>,
+}
+
+impl Followed {
+    pub fn new() -> Arc<Followed> {
+        Arc::new(Followed { index: Mutex::default(), changes: Notify::new(), seen: Mutex::default() })
+    }
+
+    pub fn index(&self) -> MutexGuard<'_, Index> {
+        // The index is changed by assignments alone, which leave it whole.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has never been listed in full: nothing can be said before.
+    pub fn never_heard_of(&self) -> Vec<String> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = seen.iter().filter(|(_, seen)| !seen.ever());
+        missing
+            .map(|(what, seen)| match seen.lost() {
+                Some(lost) => format!("{what}: {}", lost.why),
+                None => format!("{what}: the list is not complete yet"),
+            })
+            .collect()
+    }
+
+    /// Begins to follow all that matters, in tasks of `tasks`.
+    pub fn start(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
+        self.follow_nodes(server, tasks);
+        self.follow_reports(server, tasks);
+        self.follow_policy(server, tasks);
+        self.follow_caches(server, tasks);
+        self.follow_workloads::<Deployment>(server, "the Deployments", tasks);
+        self.follow_workloads::<StatefulSet>(server, "the StatefulSets", tasks);
+        self.follow_workloads::<DaemonSet>(server, "the DaemonSets", tasks);
+        self.follow_workloads::<Job>(server, "the Jobs", tasks);
+        self.follow_workloads::<CronJob>(server, "the CronJobs", tasks);
+    }
+
+    fn follow_nodes(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
+        self.follow(
+            server,
+            Watch::<Node>::everywhere("the nodes").paged(PAGE),
+            tasks,
+            |index, node| KnownNode::of(&node, index.texts()),
+            |index, news| match news {
+                News::All(nodes) => index.replace_nodes(nodes),
+                News::Changed(node) => index.apply_node(node),
+                News::Gone(node) => index.delete_node(&node.node.name),
+            },
+        );
+    }
+
+    fn follow_reports(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
+        self.follow(
+            server,
+            Watch::<DeserializeGuard<NodeCache>>::everywhere("the NodeCaches").paged(PAGE_OF_REPORTS),
+            tasks,
+            |index, guard| match guard.0 {
+                Ok(cache) => Report::of(&cache, index.texts()),
+                Err(invalid) => {
+                    let metadata = invalid.metadata;
+                    Report::of(&NodeCache { metadata, ..NodeCache::default() }, index.texts())
+                }
+            },
+            |index, news| match news {
+                News::All(reports) => index.replace_reports(reports),
+                News::Changed(report) => index.apply_report(report),
+                News::Gone(report) => index.delete_report(&report.node),
+            },
+        );
+    }
+
+    fn follow_policy(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
+        self.follow(
+            server,
+            Watch::<DeserializeGuard<CachePolicy>>::everywhere("the CachePolicy").named(names::POLICY),
+            tasks,
+            |_, guard| guard.0.map(|policy| policy.spec),
+            |index, news| match news {
+                News::All(policies) => match policies.into_iter().next() {
+                    Some(Err(invalid)) => {
+                        tracing::warn!(error = %invalid, "the CachePolicy cannot be read; the defaults count")
+                    }
+                    Some(Ok(policy)) => index.set_policy(Some(policy)),
+                    None => index.set_policy(None),
+                },
+                News::Changed(Ok(policy)) => index.set_policy(Some(policy)),
+                News::Changed(Err(invalid)) => {
+                    tracing::warn!(error = %invalid, "the CachePolicy cannot be read; the last one that could stays");
+                }
+                News::Gone(_) => index.set_policy(None),
+            },
+        );
+    }
+
+    fn follow_caches(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
+        self.follow(
+            server,
+            Watch::<DeserializeGuard<ImageCache>>::everywhere("the ImageCaches").paged(PAGE),
+            tasks,
+            |_, guard| match guard.0 {
+                Ok(cache) => (CacheKey::of(&cache.metadata), Some(cache_reduced(cache))),
+                Err(invalid) => {
+                    let key = CacheKey::of(&invalid.metadata);
+                    tracing::warn!(cache = %key, error = %invalid, "an ImageCache cannot be read and is left alone");
+                    (key, None)
+                }
+            },
+            |index, news| match news {
+                News::All(caches) => {
+                    let readable = caches.into_iter().filter_map(|(key, cache)| Some((key, cache?)));
+                    index.replace_caches(readable.collect());
+                }
+                News::Changed((key, Some(cache))) => index.apply_cache(key, cache),
+                News::Changed((key, None)) | News::Gone((key, _)) => index.delete_cache(&key),
+            },
+        );
+    }
+
+    fn follow_workloads<K>(self: &Arc<Followed>, server: &ApiServer, what: &str, tasks: &mut JoinSet<()>)
+    where
+        K: Template + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        self.follow(
+            server,
+            Watch::<K>::everywhere(what).paged(PAGE),
+            tasks,
+            |index, object| workload_reduced(&object, index.texts()),
+            |index, news| match news {
+                News::All(workloads) => index.replace_workloads(K::KIND, workloads),
+                News::Changed((key, workload)) => index.apply_workload(key, workload),
+                News::Gone((key, _)) => index.apply_workload(key, None),
+            },
+        );
+    }
+
+    fn follow<K, T: Send + 'static>(
+        self: &Arc<Followed>,
+        server: &ApiServer,
+        watch: Watch<K>,
+        tasks: &mut JoinSet<()>,
+        keep: impl Fn(&mut Index, K) -> T + Send + 'static,
+        take: impl Fn(&mut Index, News<T>) + Send + 'static,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let seen = Arc::new(Seen::default());
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((watch.what().clone(), seen.clone()));
+        drop(all);
+        let (keeper, taker, server) = (self.clone(), self.clone(), server.clone());
+        let keep = move |object: K| keep(&mut keeper.index(), object);
+        let take = move |news: News<T>| {
+            // The first list is news even if it is empty: now something can be said.
+            let first = matches!(news, News::All(_));
+            let changed = {
+                let mut index = taker.index();
+                take(&mut index, news);
+                index.has_changed()
+            };
+            if changed || first {
+                taker.changes.notify_one();
+            }
+        };
+        tasks.spawn(async move { match apiserver::follow(&server, &watch, &seen, keep, take).await {} });
+    }
+}

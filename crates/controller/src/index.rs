@@ -1,0 +1,202 @@
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use api::{CachePolicySpec, ImageCache};
+use oci::Image;
+use warm::{Standings, Wanted};
+
+mod cache;
+mod node;
+mod report;
+mod texts;
+mod workload;
+
+pub use cache::CacheKey;
+pub(crate) use cache::reduce as cache_reduced;
+pub use node::KnownNode;
+pub use report::{Report, State};
+pub use texts::Texts;
+pub(crate) use workload::{Template, reduce as workload_reduced};
+pub use workload::{Workload, WorkloadKey};
+
+/// What the API server tells, as far as it matters here. Small: there may be thousands of nodes, each with hundreds of images.
+///
+/// [`take_change`](Index::take_change) says whether anything is different since it was last asked.
+#[derive(Default)]
+pub struct Index {
+    policy: CachePolicySpec,
+    nodes: BTreeMap<Arc<str>, KnownNode>,
+    reports: HashMap<Arc<str>, Report>,
+    caches: BTreeMap<CacheKey, Arc<ImageCache>>,
+    workloads: HashMap<WorkloadKey, Workload>,
+    texts: Texts,
+    changed: bool,
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index")
+            .field("nodes", &self.nodes.len())
+            .field("reports", &self.reports.len())
+            .field("caches", &self.caches.len())
+            .field("workloads", &self.workloads.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Index {
+    /// Texts that objects share.
+    pub fn texts(&mut self) -> &mut Texts {
+        &mut self.texts
+    }
+
+    /// Whether something is different since this was last asked.
+    pub fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The same without forgetting it.
+    pub fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// The policy that counts; the defaults if there is none.
+    pub fn policy(&self) -> &CachePolicySpec {
+        &self.policy
+    }
+
+    /// Takes in the policy, or that there is none.
+    pub fn set_policy(&mut self, policy: Option<CachePolicySpec>) {
+        let policy = policy.unwrap_or_default();
+        self.changed |= self.policy != policy;
+        self.policy = policy;
+    }
+
+    /// These are all nodes.
+    pub fn replace_nodes(&mut self, nodes: Vec<KnownNode>) {
+        let nodes = nodes.into_iter().map(|known| (known.node.name.clone(), known)).collect();
+        self.changed |= self.nodes != nodes;
+        self.nodes = nodes;
+    }
+
+    /// A node is new or has changed.
+    pub fn apply_node(&mut self, known: KnownNode) {
+        self.changed |= self.nodes.get(&known.node.name) != Some(&known);
+        self.nodes.insert(known.node.name.clone(), known);
+    }
+
+    /// A node is gone.
+    pub fn delete_node(&mut self, name: &str) {
+        self.changed |= self.nodes.remove(name).is_some();
+    }
+
+    /// These are all NodeCaches.
+    pub fn replace_reports(&mut self, reports: Vec<Report>) {
+        let reports = reports.into_iter().map(|report| (report.node.clone(), report)).collect();
+        self.changed |= self.reports != reports;
+        self.reports = reports;
+    }
+
+    /// A NodeCache is new or has changed.
+    pub fn apply_report(&mut self, report: Report) {
+        self.changed |= self.reports.get(&report.node) != Some(&report);
+        self.reports.insert(report.node.clone(), report);
+    }
+
+    /// A NodeCache is gone.
+    pub fn delete_report(&mut self, node: &str) {
+        self.changed |= self.reports.remove(node).is_some();
+    }
+
+    /// These are all ImageCaches.
+    pub fn replace_caches(&mut self, caches: Vec<(CacheKey, ImageCache)>) {
+        self.caches = caches.into_iter().map(|(key, cache)| (key, Arc::new(cache))).collect();
+        self.changed = true;
+    }
+
+    /// An ImageCache is new or has changed.
+    pub fn apply_cache(&mut self, key: CacheKey, cache: ImageCache) {
+        self.caches.insert(key, Arc::new(cache));
+        self.changed = true;
+    }
+
+    /// An ImageCache is gone, or cannot be read.
+    pub fn delete_cache(&mut self, key: &CacheKey) {
+        self.changed |= self.caches.remove(key).is_some();
+    }
+
+    /// These are all workloads of a kind.
+    pub fn replace_workloads(&mut self, kind: api::WorkloadKind, workloads: Vec<(WorkloadKey, Option<Workload>)>) {
+        self.workloads.retain(|key, _| key.kind != kind);
+        self.workloads.extend(workloads.into_iter().filter_map(|(key, workload)| Some((key, workload?))));
+        self.changed = true;
+    }
+
+    /// A workload is new or has changed; none if it has nothing to run any more.
+    pub fn apply_workload(&mut self, key: WorkloadKey, workload: Option<Workload>) {
+        let same = self.workloads.get(&key) == workload.as_ref();
+        self.changed |= !same;
+        match workload {
+            Some(workload) => drop(self.workloads.insert(key, workload)),
+            None => drop(self.workloads.remove(&key)),
+        }
+    }
+
+    /// How many there are: nodes, NodeCaches, ImageCaches, workloads.
+    pub fn sizes(&self) -> [usize; 4] {
+        [self.nodes.len(), self.reports.len(), self.caches.len(), self.workloads.len()]
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &KnownNode> {
+        self.nodes.values()
+    }
+
+    pub(crate) fn report(&self, node: &str) -> Option<&Report> {
+        self.reports.get(node)
+    }
+
+    pub(crate) fn caches(&self) -> impl Iterator<Item = (&CacheKey, &Arc<ImageCache>)> {
+        self.caches.iter()
+    }
+
+    /// An ImageCache as it was last seen.
+    pub fn cache(&self, key: &CacheKey) -> Option<&Arc<ImageCache>> {
+        self.caches.get(key)
+    }
+
+    /// Which ImageCaches count.
+    pub(crate) fn standings(&self) -> Standings {
+        let caches: Vec<&ImageCache> = self.caches.values().map(|cache| &**cache).collect();
+        Standings::of(&caches, &self.policy)
+    }
+
+    /// What an ImageCache keeps ready, and what in its workloads is no image.
+    pub(crate) fn wanted(&self, key: &CacheKey, cache: &ImageCache) -> (Wanted, Vec<workload::NoImage>) {
+        let (images, none) = self.images_of_workloads(key, cache);
+        (Wanted::of(cache, images, &self.policy), none)
+    }
+
+    fn images_of_workloads(&self, key: &CacheKey, cache: &ImageCache) -> (Vec<Image>, Vec<workload::NoImage>) {
+        let Some(asked) = &cache.spec.workloads else { return Default::default() };
+        let mut selected: Vec<(&WorkloadKey, &Workload)> = self
+            .workloads
+            .iter()
+            .filter(|(workload, _)| workload.namespace == key.namespace && asked.kinds.contains(&workload.kind))
+            .filter(|(_, workload)| warm::selects_labels(&asked.selector, &workload.labels))
+            .collect();
+        // In an order that stays, so that the same images are left out each time if there are too many.
+        selected.sort_by_key(|(key, _)| *key);
+        let mut images = Vec::new();
+        let mut none = Vec::new();
+        for (key, workload) in selected {
+            for text in &workload.images {
+                match crate::image_text::read(text) {
+                    Ok(image) => images.push(image),
+                    Err(error) => none.push(workload::NoImage::new(key, text, &error)),
+                }
+            }
+        }
+        (images, none)
+    }
+}

@@ -1,0 +1,142 @@
+use std::sync::Arc;
+
+use api::{NodeCache, NodeImageState, conditions};
+
+use super::Texts;
+
+/// What is kept of a NodeCache: how the wanted images are on its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The node.
+    pub node: Arc<str>,
+    /// The uid of the node that it belongs to, if it says so.
+    pub owner: Option<Box<str>>,
+    /// The agent does its work.
+    pub ready: bool,
+    /// The images that are wanted there, sorted. Nodes that want the same have the same list.
+    images: Arc<[Arc<str>]>,
+    /// How each of them is.
+    states: Box<[State]>,
+    /// Why some failed, by their places.
+    failures: Box<[(u32, Failure)]>,
+}
+
+/// How a wanted image is on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Ready.
+    Warm,
+    /// Not yet.
+    Coming,
+    /// It cannot be made ready.
+    Failed,
+}
+
+/// Why an image failed on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// In one word.
+    pub reason: Arc<str>,
+    /// For people.
+    pub message: Arc<str>,
+}
+
+impl Report {
+    /// Of a NodeCache as the API server has it.
+    pub fn of(cache: &NodeCache, texts: &mut Texts) -> Report {
+        let node = texts.text(cache.metadata.name.as_deref().unwrap_or_default());
+        let owners = cache.metadata.owner_references.iter().flatten();
+        let owner = owners.filter(|owner| owner.kind == "Node").map(|owner| owner.uid.as_str().into()).next();
+        let Some(status) = &cache.status else { return Report { node, owner, ..Report::default() } };
+        let mut images: Vec<(Arc<str>, State, Option<Failure>)> = status
+            .images
+            .iter()
+            .filter_map(|image| {
+                let state = match image.state {
+                    NodeImageState::Present => return None,
+                    NodeImageState::Warm => State::Warm,
+                    NodeImageState::Wanted | NodeImageState::Pulling => State::Coming,
+                    NodeImageState::Failed => State::Failed,
+                };
+                let failure = (state == State::Failed).then(|| Failure {
+                    reason: texts.text(image.reason.as_deref().unwrap_or("Failed")),
+                    message: texts.text(image.message.as_deref().unwrap_or("the node does not say why")),
+                });
+                Some((texts.text(&image.image), state, failure))
+            })
+            .collect();
+        images.sort_by(|one, other| one.0.cmp(&other.0));
+        images.dedup_by(|later, earlier| later.0 == earlier.0);
+        let states = images.iter().map(|(_, state, _)| *state).collect();
+        let numbered = images.iter_mut().zip(0..);
+        let failures = numbered.filter_map(|((_, _, failure), place)| Some((place, failure.take()?))).collect();
+        let images = texts.list(images.into_iter().map(|(image, ..)| image).collect());
+        let ready = conditions::holds(&status.conditions, conditions::READY, None);
+        Report { node, owner, ready, images, states, failures }
+    }
+
+    /// The images that are wanted there, sorted.
+    pub fn images(&self) -> &Arc<[Arc<str>]> {
+        &self.images
+    }
+
+    /// How the image at a place of the list is.
+    pub fn state(&self, place: usize) -> State {
+        self.states[place]
+    }
+
+    /// How an image is, if it is wanted there.
+    pub fn state_of(&self, image: &str) -> Option<State> {
+        let place = self.images.binary_search_by(|known| (**known).cmp(image)).ok()?;
+        Some(self.states[place])
+    }
+
+    /// Why the image at a place of the list failed, if it did.
+    pub fn failure(&self, place: usize) -> Option<&Failure> {
+        let place = u32::try_from(place).ok()?;
+        let at = self.failures.binary_search_by_key(&place, |(place, _)| *place).ok()?;
+        Some(&self.failures[at].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_is_kept_and_shared() {
+        let cache = |name: &str, state: &str| -> NodeCache {
+            serde_json::from_value(json!({
+                "apiVersion": "larder.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": name},
+                "status": {
+                    "conditions": [{"type": "Ready", "status": "True", "reason": "Working", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+                    "images": [
+                        {"image": "quay.io/b:1", "state": state, "reason": "NotFound", "message": "it is not there"},
+                        {"image": "quay.io/a:1", "state": "Warm"},
+                        {"image": "quay.io/p:1", "state": "Present"},
+                        {"image": "quay.io/c:1", "state": "Pulling"},
+                    ],
+                },
+            }))
+            .unwrap()
+        };
+        let mut texts = Texts::default();
+        let report = Report::of(&cache("node-1", "Failed"), &mut texts);
+        assert!(report.ready && &*report.node == "node-1");
+        assert_eq!(
+            report.images().iter().map(|image| &**image).collect::<Vec<_>>(),
+            ["quay.io/a:1", "quay.io/b:1", "quay.io/c:1"]
+        );
+        assert_eq!([0, 1, 2].map(|place| report.state(place)), [State::Warm, State::Failed, State::Coming]);
+        assert_eq!((report.state_of("quay.io/a:1"), report.state_of("quay.io/p:1")), (Some(State::Warm), None));
+        let failure = report.failure(1).unwrap();
+        assert_eq!((&*failure.reason, &*failure.message), ("NotFound", "it is not there"));
+        assert!(report.failure(0).is_none());
+        let other = Report::of(&cache("node-2", "Wanted"), &mut texts);
+        assert!(Arc::ptr_eq(report.images(), other.images()));
+        let new = Report::of(&NodeCache::default(), &mut texts);
+        assert!(!new.ready && new.images().is_empty());
+    }
+}

@@ -1,0 +1,28 @@
+//! What `larder controller` does: it sums up in the status of each ImageCache what the NodeCaches say, writes the images of
+//! workloads there before their pods exist, and takes the taint `larder.dev/warming` from nodes that are warm.
+//!
+//! [`Index`] is a plain struct that is fed with what the API server tells and asked what to write; `run` puts it between watches
+//! and writes. Of several replicas the one that holds the Lease writes; the others follow, so as to take over at once.
+#![forbid(unsafe_code)]
+
+mod failures;
+mod follow;
+mod gate;
+mod gatekeeper;
+mod image_text;
+mod index;
+mod lease;
+mod metrics;
+mod run;
+#[cfg(test)]
+mod sample;
+mod status;
+mod writer;
+
+pub use index::{CacheKey, Index};
+pub use lease::{Lease, LeaseSettings};
+pub use metrics::Metrics;
+pub use run::{Controller, Settings};
+
+/// The name under which the controller writes to objects.
+pub const FIELD_MANAGER: &str = "larder-controller";

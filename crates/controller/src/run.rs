@@ -1,0 +1,130 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apiserver::{ApiServer, Session};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::follow::Followed;
+use crate::gatekeeper::Gatekeeper;
+use crate::lease::{Lease, LeaseSettings};
+use crate::metrics::{Kind, Metrics};
+use crate::writer::Writer;
+
+/// Changes that come within so long are answered together.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// Between two looks at everything at least: where thousands of nodes change, one look serves many changes.
+const REST: Duration = Duration::from_secs(1);
+
+/// All is looked at anew after so long, whatever happens.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What a controller is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The API server.
+    pub server: ApiServer,
+    /// By which of several replicas one leads.
+    pub lease: LeaseSettings,
+}
+
+/// The controller.
+pub struct Controller {
+    settings: Settings,
+    followed: Arc<Followed>,
+    session: Arc<Session>,
+    metrics: Metrics,
+}
+
+impl Controller {
+    /// Does nothing yet.
+    pub fn new(settings: Settings, metrics: Metrics) -> Arc<Controller> {
+        let session = Arc::new(Session::new(settings.server.clone()));
+        Arc::new(Controller { settings, followed: Followed::new(), session, metrics })
+    }
+
+    /// Whether all that matters has been heard of, or why not. One that does not lead is ready too: it can take over.
+    ///
+    /// # Errors
+    /// Something has never been listed in full.
+    pub fn ready(&self) -> Result<(), String> {
+        let missing = self.followed.never_heard_of();
+        if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
+    }
+
+    /// Follows and, while it leads, writes, until `stop`; then lets go of the Lease.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        self.followed.start(&self.settings.server, &mut tasks);
+        let lease = Lease::new(self.settings.lease.clone(), self.session.clone());
+        let leading = lease.leading();
+        let end_lease = CancellationToken::new();
+        let holding = tokio::spawn(lease.run(end_lease.clone()));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.work(leading) => {}
+        }
+        // Only now: what was being written has been given up, and another may write.
+        end_lease.cancel();
+        if let Err(error) = holding.await {
+            tracing::warn!(%error, "the lease was not let go");
+        }
+        tasks.shutdown().await;
+    }
+
+    async fn work(&self, mut leading: watch::Receiver<bool>) {
+        let mut writer = Writer::new(self.session.clone(), self.metrics.clone());
+        let mut keeper = Gatekeeper::new(self.session.clone(), self.metrics.clone());
+        loop {
+            self.metrics.leading.set(0);
+            if leading.wait_for(|leading| *leading).await.is_err() {
+                return;
+            }
+            self.metrics.leading.set(1);
+            writer.forget();
+            tokio::select! {
+                () = self.lead(&mut writer, &mut keeper) => {}
+                // A write in progress is dropped, as another may lead by the time that it would be taken.
+                _ = leading.wait_for(|leading| !*leading) => {}
+            }
+        }
+    }
+
+    async fn lead(&self, writer: &mut Writer, keeper: &mut Gatekeeper) {
+        loop {
+            let looked = Instant::now();
+            let next = if self.ready().is_ok() { self.step(writer, keeper).await } else { looked + LOOK };
+            tokio::select! {
+                () = self.followed.changes.notified() => {
+                    let soon = (Instant::now() + GATHER).max(looked + REST);
+                    tokio::time::sleep_until(soon.into()).await;
+                }
+                () = tokio::time::sleep_until(next.into()) => {}
+            }
+        }
+    }
+
+    /// Writes what is to be written now, and says when to look again if nothing happens.
+    async fn step(&self, writer: &mut Writer, keeper: &mut Gatekeeper) -> Instant {
+        let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
+        let (statuses, releases, wait) = {
+            let mut index = self.followed.index();
+            index.take_change();
+            let kinds = ["Node", "NodeCache", "ImageCache", "workload"];
+            for (kind, size) in kinds.into_iter().zip(index.sizes()) {
+                self.metrics.objects.get_or_create(&Kind { kind }).set(i64::try_from(size).unwrap_or(i64::MAX));
+            }
+            let (releases, wait) = index.releases(&now);
+            (index.stale_statuses(&now), releases, wait)
+        };
+        let looked = Instant::now();
+        let released = keeper.release(releases).await;
+        let written = writer.write(statuses).await;
+        let others = [released, written, wait.map(|wait| looked + wait)];
+        others.into_iter().flatten().fold(looked + LOOK, Instant::min)
+    }
+}

@@ -1,0 +1,121 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::{ImageCache, ImageCacheStatus};
+use apiserver::{Need, Session, reason};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use crate::FIELD_MANAGER;
+use crate::index::CacheKey;
+use crate::metrics::{Metrics, Write};
+
+/// Between two writes to an object at least.
+const REST: Duration = Duration::from_secs(1);
+
+/// How long after it failed a write is tried again at first, and at last.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_AT_MOST: Duration = Duration::from_secs(60);
+
+/// How long what was written may take to come back by the watch. What has not come back by then was changed by somebody else.
+const ECHO: Duration = Duration::from_secs(10);
+
+/// How long a write may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Writes statuses, each only when it has changed and at most once a second.
+pub(crate) struct Writer {
+    session: Arc<Session>,
+    metrics: Metrics,
+    written: HashMap<CacheKey, Written>,
+    told: Option<String>,
+}
+
+struct Written {
+    /// What the API server took, which may not have come back by its watch yet.
+    status: Option<ImageCacheStatus>,
+    not_before: Instant,
+    failures: u32,
+}
+
+impl Writer {
+    pub fn new(session: Arc<Session>, metrics: Metrics) -> Writer {
+        Writer { session, metrics, written: HashMap::new(), told: None }
+    }
+
+    /// Forgets what was written: another replica may have written since.
+    pub fn forget(&mut self) {
+        self.written.clear();
+    }
+
+    /// Writes those of the statuses whose time has come, and says when to come again for the others.
+    pub async fn write(&mut self, statuses: Vec<(CacheKey, ImageCacheStatus)>) -> Option<Instant> {
+        let now = Instant::now();
+        self.written.retain(|key, written| now < written.not_before || statuses.iter().any(|(stale, _)| stale == key));
+        let mut next: Option<Instant> = None;
+        for (key, status) in statuses {
+            if let Some(written) = self.written.get(&key) {
+                let same = written.status.as_ref() == Some(&status);
+                let not_before = if same { written.not_before + ECHO } else { written.not_before };
+                if now < not_before {
+                    next = Some(next.map_or(not_before, |next| next.min(not_before)));
+                    continue;
+                }
+            }
+            let not_before = self.write_one(key, status).await;
+            next = Some(next.map_or(not_before, |next| next.min(not_before)));
+        }
+        next
+    }
+
+    /// Writes one, and says when it may be written again.
+    async fn write_one(&mut self, key: CacheKey, status: ImageCacheStatus) -> Instant {
+        let applied = match tokio::time::timeout(LIMIT, self.apply(&key, &status)).await {
+            Ok(applied) => applied,
+            Err(_) => Err("the API server does not answer".to_owned()),
+        };
+        let now = Instant::now();
+        let result = if applied.is_ok() { "done" } else { "failed" };
+        self.metrics.writes.get_or_create(&Write { kind: "ImageCache", result }).inc();
+        match applied {
+            Ok(()) => {
+                self.told = None;
+                self.written.insert(key, Written { status: Some(status), not_before: now + REST, failures: 0 });
+                now + REST
+            }
+            Err(why) => {
+                if self.told.as_ref() != Some(&why) {
+                    tracing::warn!(cache = %key, why, "cannot write the status of an ImageCache; trying again");
+                    self.told = Some(why);
+                }
+                let failures = self.written.get(&key).map_or(0, |written| written.failures);
+                let rest = RETRY.saturating_mul(1 << failures.min(6)).min(RETRY_AT_MOST);
+                self.written.insert(key, Written { status: None, not_before: now + rest, failures: failures + 1 });
+                now + rest
+            }
+        }
+    }
+
+    async fn apply(&self, key: &CacheKey, status: &ImageCacheStatus) -> Result<(), String> {
+        let client = self.session.client().await.map_err(|error| error.to_string())?;
+        let caches: Api<ImageCache> = Api::namespaced(client, &key.namespace);
+        let patch = json!({
+            "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache",
+            "metadata": {"namespace": key.namespace, "name": key.name},
+            "status": status,
+        });
+        // The status is nobody else's: whatever others wrote there is taken over.
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        match caches.patch_status(&key.name, &params, &Patch::Apply(&patch)).await {
+            Ok(_) => Ok(()),
+            // It was deleted meanwhile.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => {
+                self.session.failed(&error);
+                Err(reason(&error, &Need::of::<ImageCache>("patch", None).part("status")))
+            }
+        }
+    }
+}
