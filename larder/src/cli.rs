@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Address, Budget, Config, Listener, Role};
 use crate::failure::Failure;
 use crate::logging::Format;
-use crate::{certs, doctor, node, scrub, serving};
+use crate::{certs, controller, doctor, node, scrub, serving};
 
 /// Keeps container images close to the nodes that run them.
 #[derive(Parser)]
@@ -27,6 +27,10 @@ enum Command {
     ///
     /// The runtime goes on to the origin by itself whenever larder cannot help.
     Node(NodeArgs),
+    /// Look after the nodes of a cluster: say how far ImageCaches are, and let warm nodes take pods
+    ///
+    /// Of several replicas one leads. Pulls go on without it.
+    Controller(ControllerArgs),
     /// Say why pulls of this machine would not go through larder, and what to do about it
     ///
     /// Exits with 1 if there is something to be done.
@@ -154,6 +158,47 @@ impl NodeArgs {
     }
 }
 
+/// What `larder controller` takes; everything that is left out comes from the configuration file, or has a default.
+#[derive(Args, Default)]
+pub struct ControllerArgs {
+    /// The configuration file [default: /etc/larder/larder.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "LARDER_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+
+    /// Where /metrics, /healthz and /readyz are, or off [default: 127.0.0.1:7442]
+    #[arg(long, value_name = "ADDR", env = "LARDER_METRICS", hide_env_values = true)]
+    pub metrics: Option<Listener>,
+
+    /// The namespace of larder, where the Lease is [default: that of this pod, else larder]
+    #[arg(long, value_name = "NAME", env = "LARDER_NAMESPACE", hide_env_values = true)]
+    pub namespace: Option<String>,
+
+    /// What to log, such as warn or info,upstream=debug [default: info]
+    #[arg(long, value_name = "FILTER", env = "LARDER_LOG", hide_env_values = true)]
+    pub log: Option<String>,
+
+    /// How to write the log [default: text]
+    #[arg(long, value_name = "FORMAT", env = "LARDER_LOG_FORMAT", hide_env_values = true)]
+    pub log_format: Option<Format>,
+
+    /// Check the configuration and the files it names, say what would be done, and exit with 0 or 2
+    #[arg(long)]
+    pub check: bool,
+}
+
+impl ControllerArgs {
+    /// What a registry would be told by the same flags.
+    pub fn common(&self) -> RegistryArgs {
+        RegistryArgs {
+            place: PlaceArgs { config: self.config.clone(), store: None },
+            metrics: self.metrics,
+            log: self.log.clone(),
+            log_format: self.log_format,
+            ..RegistryArgs::default()
+        }
+    }
+}
+
 /// Where the configuration and the store are.
 #[derive(Args, Default)]
 pub struct PlaceArgs {
@@ -252,6 +297,7 @@ pub fn run() -> ExitCode {
     let done = match Larder::parse().command {
         Command::Registry(args) => serving::run(|| Config::load(Role::Registry, &args), args.check),
         Command::Node(args) => node::run(&args),
+        Command::Controller(args) => controller::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Scrub(args) => scrub::run(&args),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 mod certs;
 mod cli;
 mod config;
+mod controller;
 mod doctor;
 mod failure;
 mod identities;

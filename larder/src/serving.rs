@@ -29,6 +29,15 @@ const BLOCKING_IDLE: Duration = Duration::from_secs(5);
 
 /// Runs a role that serves, until a signal.
 pub fn run(load: impl FnOnce() -> Result<Config, Failure>, check: bool) -> Result<ExitCode, Failure> {
+    run_as(load, check, serve)
+}
+
+/// Runs a role, whose work is `role`, until a signal.
+pub fn run_as<F: Future<Output = anyhow::Result<()>>>(
+    load: impl FnOnce() -> Result<Config, Failure>,
+    check: bool,
+    role: impl FnOnce(Config) -> F,
+) -> Result<ExitCode, Failure> {
     // Before the configuration is read, whose defaults depend on it.
     let raised = process::raise_file_limit();
     let config = load()?;
@@ -65,7 +74,7 @@ pub fn run(load: impl FnOnce() -> Result<Config, Failure>, check: bool) -> Resul
         .thread_keep_alive(BLOCKING_IDLE)
         .build()
         .context("cannot start threads")?;
-    let ended = runtime.block_on(serve(config));
+    let ended = runtime.block_on(role(config));
     // Nothing is left to wait for but reads of a disk that does not answer.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended?;

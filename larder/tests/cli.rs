@@ -80,6 +80,19 @@ fn version() {
 }
 
 #[test]
+fn a_controller() {
+    let place = Place::new();
+    insta::assert_snapshot!("help_controller", place.run(&["controller", "--help"]));
+    insta::assert_snapshot!("controller_defaults", place.run(&["controller", "--check"]));
+    place.write("larder.toml", "metrics = \"off\"\n[controller]\nnamespace = \"cache\"\nlease = \"one\"\n");
+    let told = |args: &[&str]| place.run(&[&["controller", "--check", "--config", "larder.toml"], args].concat());
+    insta::assert_snapshot!("controller_file", told(&["--metrics", "0.0.0.0:9000"]));
+    insta::assert_snapshot!("controller_namespace_wrong", told(&["--namespace", "No Name"]));
+    place.write("larder.toml", "[controller]\nnamspace = \"cache\"\nlease = \"A/b\"\nidentity = \"\"\n");
+    insta::assert_snapshot!("controller_mistakes", told(&[]));
+}
+
+#[test]
 fn no_configuration_is_needed() {
     let place = Place::new();
     insta::assert_snapshot!(place.run(&["registry", "--check", "--store", "/srv/larder"]));

@@ -39,6 +39,8 @@ impl Checks {
         let role = match user {
             Role::Node => peers::Role::Node,
             Role::Registry => peers::Role::Registry,
+            // It shows none.
+            Role::Controller => return,
         };
         let files = Files::in_folder(folder);
         match Identity::load(files.clone()) {

@@ -5,6 +5,7 @@ use oci::Registry;
 
 use super::access::Access;
 use super::certificates::{Certificates, Checks};
+use super::controller::Controller;
 use super::freshness::Tags;
 use super::section::{Document, Problems, Section, textual};
 use super::units::{Address, Span};
@@ -41,6 +42,7 @@ fn read_root(role: Role, certificates: Certificates, mut root: Section<'_>) -> C
     let access = root.section("access").map(Access::read).unwrap_or_default();
     let nodes = root.section("registry").and_then(|section| registry::read(section, &mut checks));
     let node = root.section("node").map(|section| Node::read(section, &mut checks)).unwrap_or_default();
+    let controller = root.section("controller").map(Controller::read).unwrap_or_default();
     let deadlines = root.section("deadlines").map(deadlines::read).unwrap_or_default();
 
     let mut upstreams: Vec<Upstream> = Vec::new();
@@ -68,6 +70,7 @@ fn read_root(role: Role, certificates: Certificates, mut root: Section<'_>) -> C
         access,
         nodes,
         node,
+        controller,
         deadlines,
         upstreams,
         expired: checks.into_expired(),

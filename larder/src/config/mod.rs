@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use oci::{Name, Reference, Registry};
 
-use crate::cli::{NodeArgs, PlaceArgs, RegistryArgs};
+use crate::cli::{ControllerArgs, NodeArgs, PlaceArgs, RegistryArgs};
 use crate::failure::Failure;
 use crate::logging::{self, Format};
 
 mod access;
 mod certificates;
 mod cluster;
+mod controller;
 mod deadlines;
 mod file;
 mod freshness;
@@ -37,6 +38,7 @@ mod upstream;
 pub use access::Access;
 pub use certificates::Certificates;
 pub use cluster::{Cluster, Share};
+pub use controller::Controller;
 pub use node::Node;
 pub use peers::{MemberList, Peering};
 pub use registry::ForNodes;
@@ -88,6 +90,8 @@ pub struct Config {
     pub nodes: Option<ForNodes>,
     /// What only a node is told.
     pub node: Node,
+    /// What only a controller is told.
+    pub controller: Controller,
     /// How long upstreams may take.
     pub deadlines: ::upstream::Deadlines,
     /// The listed upstreams.
@@ -151,6 +155,19 @@ impl Config {
                 std::path::absolute(root).map_err(|error| Failure::Usage(format!("--host-root: {error}")))?;
         }
         config.check_node()?;
+        Ok(config)
+    }
+
+    /// The same for a controller.
+    pub fn load_controller(flags: &ControllerArgs) -> Result<Config, Failure> {
+        let mut config = Config::load_with(Role::Controller, Certificates::Needed, &flags.common())?;
+        if let Some(namespace) = &flags.namespace {
+            if !controller::is_name(namespace) {
+                let what = "is no name of a namespace: write lower-case letters, digits and -";
+                return Err(Failure::Usage(format!("--namespace: {namespace:?} {what}")));
+            }
+            config.controller.namespace.clone_from(namespace);
+        }
         Ok(config)
     }
 
@@ -240,12 +257,16 @@ impl Config {
 
     /// Looks at what only the whole can tell.
     fn finish(mut self) -> Result<Config, Failure> {
-        if self.store.path.as_os_str().is_empty() {
+        if self.store.path.as_os_str().is_empty() && self.role != Role::Controller {
             self.store.path = self.role.store().ok_or_else(|| {
                 Failure::Usage(
                     "where should the store be? Neither XDG_DATA_HOME nor HOME is set; say --store DIR".into(),
                 )
             })?;
+        }
+        if self.role == Role::Controller {
+            // It serves no clients and keeps nothing.
+            return Ok(self);
         }
         if self.metrics == Listener::On(self.listen) && self.listen.port() != 0 {
             return Err(Failure::Usage(format!("clients and metrics cannot both use {}; change one", self.listen)));

@@ -10,22 +10,34 @@ pub enum Role {
     Registry,
     /// The mirror of the container runtime on its own machine.
     Node,
+    /// What looks after the nodes of a cluster.
+    Controller,
 }
 
 impl Role {
     pub(super) fn listen(self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, if self == Role::Registry { 5000 } else { 7439 }).into()
+        let port = match self {
+            Role::Registry => 5000,
+            // A controller has no clients.
+            Role::Node | Role::Controller => 7439,
+        };
+        (Ipv4Addr::LOCALHOST, port).into()
     }
 
     pub(super) fn metrics(self) -> Listener {
-        Listener::On((Ipv4Addr::LOCALHOST, if self == Role::Registry { 5001 } else { 7441 }).into())
+        let port = match self {
+            Role::Registry => 5001,
+            Role::Node => 7441,
+            Role::Controller => 7442,
+        };
+        Listener::On((Ipv4Addr::LOCALHOST, port).into())
     }
 
     /// A node's disk belongs to its pods.
     pub(super) fn budget(self) -> Budget {
         match self {
             Role::Registry => Budget::Percent(80),
-            Role::Node => Budget::PercentUpTo(10, 20 << 30),
+            Role::Node | Role::Controller => Budget::PercentUpTo(10, 20 << 30),
         }
     }
 

@@ -14,6 +14,10 @@ impl fmt::Display for Config {
             Listener::Off => "off".to_owned(),
         };
         writeln!(f, "configuration  {file}")?;
+        if self.role == Role::Controller {
+            writeln!(f, "metrics        {metrics}")?;
+            return writeln!(f, "lease          {}/{}", self.controller.namespace, self.controller.lease);
+        }
         writeln!(f, "clients        {} ({tls})", self.listen)?;
         if let Some(nodes) = self.nodes.as_ref().filter(|_| self.role == Role::Registry) {
             writeln!(f, "nodes          {} (mutual TLS, {})", nodes.listen, nodes.certificates.display())?;

@@ -1,0 +1,86 @@
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use apiserver::ApiServer;
+use controller::{Controller, LeaseSettings, Metrics, Settings};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry as MetricsRegistry;
+use rand::Rng;
+use serve::{Admin, Port};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::ControllerArgs;
+use crate::config::{Config, Listener};
+use crate::failure::Failure;
+use crate::process::Signals;
+use crate::serving;
+use crate::watchdog::Watchdog;
+
+/// Runs `larder controller`.
+pub fn run(args: &ControllerArgs) -> Result<ExitCode, Failure> {
+    serving::run_as(|| Config::load_controller(args), args.check, control)
+}
+
+/// Does a controller's work until a signal.
+async fn control(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let _watchdog = Watchdog::start();
+    let mut registry = MetricsRegistry::default();
+    registry.register("larder_build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    let metrics = Metrics::register(registry.sub_registry_with_prefix("larder"));
+    let admin_port = match config.metrics {
+        Listener::On(address) => Some(Port::take(address).context("--metrics")?),
+        Listener::Off => None,
+    };
+    let identity = config.controller.identity.clone().unwrap_or_else(identity);
+    let lease = LeaseSettings {
+        namespace: config.controller.namespace.clone(),
+        name: config.controller.lease.clone(),
+        identity,
+    };
+    let controller = Controller::new(Settings { server: ApiServer::Environment, lease: lease.clone() }, metrics);
+
+    let draining = Arc::new(AtomicBool::new(false));
+    let admin = admin_port.map(|port| admin(port, registry, controller.clone(), draining.clone()));
+    let address = admin.as_ref().map(Admin::local_addr).map(tracing::field::display);
+    tracing::info!(metrics = address, lease = %format!("{}/{}", lease.namespace, lease.name), identity = lease.identity, "controlling");
+
+    let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+    let admin = admin.map(|admin| tokio::spawn(admin.run(stop_admin.clone())));
+    let drain = async {
+        let signal = signals.next().await;
+        tracing::info!(signal, "ending: another replica takes over; a second signal ends at once");
+        draining.store(true, Ordering::Relaxed);
+        stop.cancel();
+        signals.next().await
+    };
+    tokio::select! {
+        () = controller.run(stop.clone()) => {}
+        signal = drain => {
+            tracing::warn!(signal, "ending at once");
+            std::process::exit(1);
+        }
+    }
+    stop_admin.cancel();
+    if let Some(admin) = admin {
+        admin.await.context("the metrics listener")?;
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn admin(port: Port, registry: MetricsRegistry, controller: Arc<Controller>, draining: Arc<AtomicBool>) -> Admin {
+    let ready = move || match draining.load(Ordering::Relaxed) {
+        true => Err("larder is ending".to_owned()),
+        false => controller.ready(),
+    };
+    Admin::new(port, Arc::new(registry), ready)
+}
+
+/// A name that no other replica has, even one on the same machine or before a crash.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{:08x}", host.trim(), rand::rng().random::<u32>())
+}
