@@ -14,10 +14,12 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::address::{Resolver, is_global};
+use crate::handshake::{Named, Problem};
 use crate::trust::Trust;
 
 /// How long an address has for itself before the next one is tried beside it (RFC 8305, "Connection Attempt Delay").
@@ -33,6 +35,8 @@ pub(crate) type Hosts = HashMap<(String, Option<u16>), HostRule>;
 pub(crate) struct HostRule {
     /// Whose certificates it may show. Being in the map at all allows it any address.
     pub(crate) trust: Trust,
+    /// Where it says so.
+    pub(crate) named: Named,
 }
 
 /// Connects to hosts: looks up, checks every address, dials, does TLS.
@@ -58,8 +62,8 @@ pub(crate) enum DialError {
     Lookup { host: String, error: io::Error },
     #[error("no connection to {host}: {error}")]
     Connect { host: String, error: io::Error },
-    #[error("TLS with {host} failed: {error}")]
-    Tls { host: String, error: io::Error },
+    #[error("TLS with {host} failed: {problem}")]
+    Tls { host: String, problem: Problem, named: Named },
 }
 
 impl Dialer {
@@ -82,15 +86,23 @@ impl Inner {
         let secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let named = format!("{host}:{port}");
-        match tokio::time::timeout(self.deadline, self.connect(&host, port, secure, &named)).await {
-            Ok(result) => result,
-            Err(_) => Err(DialError::Timeout(named)),
+        let rule = self.rule(&host, port);
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let deadline = Instant::now() + self.deadline;
+        let connecting = timeout_at(deadline, self.connect(bare, port, rule.is_some(), &named)).await;
+        let stream = connecting.unwrap_or_else(|_| Err(DialError::Timeout(named.clone())))?;
+        if !secure {
+            return Ok(Conduit::Plain(TokioIo::new(stream)));
+        }
+        let HostRule { trust, named: setting } = rule.cloned().unwrap_or_default();
+        let shaken = timeout_at(deadline, shake_hands(trust, bare, stream)).await;
+        match shaken.unwrap_or(Err(Problem::Silent)) {
+            Ok(stream) => Ok(Conduit::Tls(Box::new(TokioIo::new(stream)))),
+            Err(problem) => Err(DialError::Tls { host: named, problem, named: setting }),
         }
     }
 
-    async fn connect(&self, host: &str, port: u16, secure: bool, named: &str) -> Result<Conduit, DialError> {
-        let rule = self.rule(host, port);
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
+    async fn connect(&self, bare: &str, port: u16, listed: bool, named: &str) -> Result<TcpStream, DialError> {
         let mut addresses = match bare.parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, port)],
             Err(_) => {
@@ -102,7 +114,7 @@ impl Inner {
             let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
             return Err(DialError::Lookup { host: named.to_owned(), error });
         }
-        if rule.is_none() {
+        if !listed {
             addresses.retain(|address| is_global(address.ip()));
         }
         if addresses.is_empty() {
@@ -112,18 +124,16 @@ impl Inner {
         let stream = stream.map_err(|error| DialError::Connect { host: named.to_owned(), error })?;
         // Failing to set an option of a fresh socket means that it is gone already, which the next write tells better.
         let _ = stream.set_nodelay(true);
-        if !secure {
-            return Ok(Conduit::Plain(TokioIo::new(stream)));
-        }
-        let trust = rule.map(|rule| rule.trust.clone()).unwrap_or_default();
-        let failed = |error| DialError::Tls { host: named.to_owned(), error };
-        // The first use reads files.
-        let config = tokio::task::spawn_blocking(move || trust.config()).await;
-        let config = config.map_err(|error| failed(io::Error::other(error)))?;
-        let name = ServerName::try_from(bare.to_owned()).map_err(|error| failed(io::Error::other(error)))?;
-        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(failed)?;
-        Ok(Conduit::Tls(Box::new(TokioIo::new(stream))))
+        Ok(stream)
     }
+}
+
+async fn shake_hands(trust: Trust, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, Problem> {
+    // The first use reads files.
+    let config = tokio::task::spawn_blocking(move || trust.config()).await;
+    let config = config.map_err(|error| Problem::Other(error.to_string()))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| Problem::Other(error.to_string()))?;
+    TlsConnector::from(config).connect(name, stream).await.map_err(|error| Problem::of(&error))
 }
 
 /// Alternates between the families, beginning with the one that the resolver put first.

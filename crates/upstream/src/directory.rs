@@ -14,6 +14,7 @@ use crate::breaker::Breaker;
 use crate::dial::{Dialer, HostRule, Hosts};
 use crate::exchange::{Client, Exchange, Shared};
 use crate::front::FrontDoor;
+use crate::handshake::Named;
 use crate::limit::Limiter;
 use crate::metrics::Metrics;
 use crate::origin::Origin;
@@ -156,7 +157,7 @@ fn listed_upstream(
     for host in upstream.token_hosts.iter().chain(&upstream.allowed_hosts) {
         let entry =
             host_entry(host).ok_or_else(|| SettingsError::Host { registry: registry.clone(), host: host.clone() })?;
-        hosts.insert(entry, HostRule { trust: trust.clone() });
+        hosts.insert(entry, HostRule { trust: trust.clone(), named: Named::Upstream });
     }
     let mut urls = Vec::new();
     for endpoint in &upstream.endpoints {
@@ -183,7 +184,7 @@ fn listed_upstream(
 
 fn name_host(hosts: &mut Hosts, url: &Url, trust: Trust) {
     let host = url.host_str().unwrap_or_default().to_owned();
-    hosts.insert((host, url.port_or_known_default()), HostRule { trust });
+    hosts.insert((host, url.port_or_known_default()), HostRule { trust, named: Named::Upstream });
 }
 
 fn check_limits(upstream: &UpstreamSettings) -> Result<(), SettingsError> {

@@ -1,17 +1,19 @@
 use std::error::Error;
-use std::io;
 use std::sync::Arc;
 
 use cache::{FailureKind, SourceError};
 use hyper_util::client::legacy;
 
 use crate::dial::DialError;
+use crate::handshake::Problem;
 
 /// Why a request failed, before it is known as a source's error.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
     pub(crate) reason: String,
+    /// What to do about it, where that is known.
+    pub(crate) remedy: Option<String>,
     /// The same request may succeed at once.
     pub(crate) again: bool,
     /// It tells that the endpoint is not well, rather than what it says about the request.
@@ -20,7 +22,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(kind: FailureKind, reason: impl Into<String>) -> Failure {
-        Failure { kind, reason: reason.into(), again: false, unwell: false }
+        Failure { kind, reason: reason.into(), remedy: None, again: false, unwell: false }
     }
 
     pub(crate) fn invalid(reason: impl Into<String>) -> Failure {
@@ -55,12 +57,14 @@ impl Failure {
         match error {
             DialError::Refused(_) => Failure::new(FailureKind::Refused, reason),
             DialError::Timeout(_) => Failure::timeout(reason),
-            // A certificate does not get better by asking again.
-            DialError::Tls { error, .. } if error.kind() == io::ErrorKind::InvalidData => {
-                Failure { again: false, ..Failure::unavailable(reason) }
-            }
-            DialError::Lookup { .. } | DialError::Connect { .. } | DialError::Tls { .. } => {
-                Failure::unavailable(reason)
+            DialError::Lookup { .. } | DialError::Connect { .. } => Failure::unavailable(reason),
+            DialError::Tls { problem, named, .. } => {
+                let failure = match problem {
+                    Problem::Silent => Failure::timeout(reason),
+                    // A certificate does not get better by asking again.
+                    _ => Failure { again: !problem.stays(), ..Failure::unavailable(reason) },
+                };
+                Failure { remedy: problem.remedy(*named), ..failure }
             }
         }
     }
@@ -77,6 +81,14 @@ impl Failure {
         }
     }
 
+    /// What happened, and what to do about it.
+    pub(crate) fn told(&self) -> String {
+        match &self.remedy {
+            Some(remedy) => format!("{}; {remedy}", self.reason),
+            None => self.reason.clone(),
+        }
+    }
+
     /// The error of the endpoint `label`, which its message names once: what failed below knows the host only.
     pub(crate) fn into_error(mut self, label: &Arc<str>) -> SourceError {
         let host = label.rsplit_once(':').map_or(&**label, |(host, _)| host);
@@ -90,7 +102,7 @@ impl Failure {
                 }
             }
         }
-        SourceError::new(self.kind, label.clone(), self.reason)
+        SourceError::new(self.kind, label.clone(), self.told())
     }
 }
 
@@ -110,7 +122,10 @@ pub(crate) fn label(kind: FailureKind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+    use crate::handshake::Named;
 
     #[test]
     fn a_message_names_the_endpoint_once() {
@@ -120,7 +135,10 @@ mod tests {
             (DialError::Timeout(host()), "up.test: no connection in time"),
             (DialError::Lookup { host: host(), error: refused() }, "up.test: cannot be looked up: connection refused"),
             (DialError::Connect { host: host(), error: refused() }, "up.test: no connection: connection refused"),
-            (DialError::Tls { host: host(), error: refused() }, "up.test: TLS failed: connection refused"),
+            (
+                DialError::Tls { host: host(), problem: Problem::Other("no luck".into()), named: Named::Upstream },
+                "up.test: TLS failed: no luck",
+            ),
         ] {
             assert_eq!(Failure::of_dial(&error).into_error(&"up.test".into()).to_string(), text);
         }

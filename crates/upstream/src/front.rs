@@ -8,7 +8,6 @@ use http::header::DATE;
 use http_body_util::Empty;
 use hyper_util::client::legacy;
 use oci::Registry;
-use rustls::CertificateError;
 use url::Url;
 
 use crate::address::{Resolver, SystemResolver};
@@ -17,6 +16,7 @@ use crate::dial::{DialError, Dialer, HostRule, Hosts};
 use crate::directory::{client, shared};
 use crate::exchange::{Client, Exchange};
 use crate::failure::Failure;
+use crate::handshake::Named;
 use crate::metrics::Metrics;
 use crate::origin::Origin;
 use crate::settings::{
@@ -51,7 +51,7 @@ fn reach(front: &Front, resolver: Arc<dyn Resolver>, connect: Duration) -> Resul
     })?;
     let trust = front.tls.clone().map_or(Trust::System, Trust::Chosen);
     let host = url.host_str().unwrap_or_default().to_owned();
-    let hosts = Hosts::from([((host, url.port_or_known_default()), HostRule { trust })]);
+    let hosts = Hosts::from([((host, url.port_or_known_default()), HostRule { trust, named: Named::Registry })]);
     Ok((url, client(Dialer::new(resolver, hosts, connect))))
 }
 
@@ -102,15 +102,7 @@ fn out_of_date(error: &legacy::Error) -> bool {
     let first = error as &(dyn Error + 'static);
     let causes = std::iter::successors(Some(first), |error: &&(dyn Error + 'static)| (*error).source());
     causes.filter_map(|cause| cause.downcast_ref::<DialError>()).any(|error| match error {
-        DialError::Tls { error, .. } => matches!(
-            error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()),
-            Some(rustls::Error::InvalidCertificate(
-                CertificateError::Expired
-                    | CertificateError::ExpiredContext { .. }
-                    | CertificateError::NotValidYet
-                    | CertificateError::NotValidYetContext { .. }
-            ))
-        ),
+        DialError::Tls { problem, .. } => problem.is_out_of_date(),
         _ => false,
     })
 }
@@ -142,7 +134,7 @@ impl Health {
             *said = Some(Instant::now());
             tracing::warn!(
                 registry = label,
-                reason = failure.reason,
+                reason = failure.told(),
                 "the larder registry gives nothing: the origin is asked"
             );
         }

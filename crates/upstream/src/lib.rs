@@ -24,6 +24,7 @@ mod directory;
 mod exchange;
 mod failure;
 mod front;
+mod handshake;
 mod header;
 mod limit;
 mod metrics;

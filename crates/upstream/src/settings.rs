@@ -80,6 +80,15 @@ impl UpstreamSettings {
             allowed_hosts: Vec::new(),
         }
     }
+
+    /// Whether a text can stand in [`token_hosts`](UpstreamSettings::token_hosts) and
+    /// [`allowed_hosts`](UpstreamSettings::allowed_hosts).
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_host(host: &str) -> Result<(), String> {
+        host_entry(host).map(drop).ok_or_else(|| format!("{host:?} is no host: write `host` or `host:port`"))
+    }
 }
 
 /// One server that has the content of a registry.
@@ -98,6 +107,14 @@ impl Endpoint {
     /// An endpoint with the system's trust.
     pub fn new(url: impl Into<String>) -> Endpoint {
         Endpoint { url: url.into(), ca_pem: None, insecure_skip_verify: false }
+    }
+
+    /// Whether a URL is one that an endpoint can have.
+    ///
+    /// # Errors
+    /// Why not, in words that do not quote it.
+    pub fn check_url(url: &str) -> Result<(), String> {
+        endpoint_url(url).map(drop)
     }
 }
 

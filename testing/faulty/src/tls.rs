@@ -14,6 +14,7 @@ enum Certificate {
     Trusted,
     SelfSigned,
     Expired,
+    NotYetValid,
     WrongName,
     Given {
         chain: String,
@@ -43,6 +44,11 @@ impl Tls {
     /// As trusted, but valid in 2019 only.
     pub fn expired() -> Self {
         Self { certificate: Certificate::Expired, ..Self::default() }
+    }
+
+    /// As trusted, but valid from 2110 on only.
+    pub fn not_yet_valid() -> Self {
+        Self { certificate: Certificate::NotYetValid, ..Self::default() }
     }
 
     /// As trusted, but for `elsewhere.example` only.
@@ -89,6 +95,9 @@ impl Tls {
                 if matches!(kind, Certificate::Expired) {
                     params.not_before = date_time_ymd(2019, 1, 1);
                     params.not_after = date_time_ymd(2019, 12, 31);
+                }
+                if matches!(kind, Certificate::NotYetValid) {
+                    params.not_before = date_time_ymd(2110, 1, 1);
                 }
                 let key = KeyPair::generate()?;
                 (params.signed_by(&key, &ca.issuer)?.pem(), key.serialize_pem(), ca.pem())

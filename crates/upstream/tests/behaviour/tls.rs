@@ -1,7 +1,7 @@
 use cache::{Authority, Credential, FailureKind};
 use faulty::{Auth, Fault, Kind, Rule, Tls, Upstream};
 
-use crate::bench::{Bench, REPO, SIZE};
+use crate::bench::{Bench, REPO, SIZE, ask, tag};
 
 const ANYBODY: Authority = Authority::Anonymous;
 
@@ -43,6 +43,81 @@ async fn handshakes_that_fail() {
     let bench = Bench::over(tls(Tls::trusted()).await, |_| {});
     bench.up.rule(Rule::connections().fault(Fault::Hang));
     assert_eq!(bench.manifest(&ANYBODY).await, Err(FailureKind::Timeout));
+}
+
+/// Why a manifest does not come, in the words that logs and clients get.
+async fn why(bench: &Bench) -> String {
+    bench.source.manifest(&ask(&ANYBODY), &tag("latest")).await.err().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_with_what_to_do() {
+    let ca = faulty::Ca::generate().unwrap();
+    let authority_of_another = |settings: &mut upstream::Settings| {
+        settings.upstreams[0].endpoints[0].ca_pem = Some(ca.pem());
+    };
+    let nothing = |_: &mut upstream::Settings| {};
+    for (up, change, says) in [
+        (
+            tls(Tls::trusted()).await,
+            &authority_of_another as &dyn Fn(&mut upstream::Settings),
+            &["of no authority that is trusted here", "`ca` of the [[upstream.endpoint]]", "`insecure = true`"][..],
+        ),
+        (
+            tls(Tls::expired()).await,
+            &nothing,
+            &["has expired", "Tue, 31 Dec 2019", "clock here says", "set this machine's clock", "a new certificate"],
+        ),
+        (tls(Tls::not_yet_valid()).await, &nothing, &["not valid yet", "Wed, 01 Jan 2110", "set this machine's clock"]),
+        (
+            tls(Tls::wrong_name()).await,
+            &nothing,
+            &["for another name: it is for elsewhere.example", "into `url` of the [[upstream.endpoint]]"],
+        ),
+    ] {
+        let label = up.host();
+        let bench = Bench::over(up, change);
+        let told = why(&bench).await;
+        assert!(told.starts_with(&format!("{label}: TLS failed: ")), "{told}");
+        assert!(says.iter().all(|words| told.contains(words)), "{told}");
+    }
+    for (fault, says) in [
+        (Fault::Tls10, &["no TLS newer than 1.1", "TLS 1.2 or 1.3"][..]),
+        (Fault::TlsAlert(70), &["no TLS newer than 1.1", "TLS 1.2 or 1.3"]),
+        (Fault::TlsAlert(40), &["no way of TLS in common", "ECDHE"]),
+        (Fault::Raw("HTTP/1.1 400 Bad Request\r\n\r\n".into()), &["not in TLS", "port in `url`", "http://"]),
+        (Fault::Close, &["ended the connection", "port in `url`", "http://"]),
+        (Fault::Hang, &["said nothing in time", "port in `url`", "http://"]),
+    ] {
+        let bench = Bench::over(tls(Tls::trusted()).await, |_| {});
+        bench.up.rule(Rule::connections().fault(fault.clone()));
+        let told = why(&bench).await;
+        assert!(says.iter().all(|words| told.contains(words)), "{fault:?}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn an_authoritys_own_certificate_is_told_from_a_servers() {
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let own = params.self_signed(&key).unwrap().pem();
+    let bench = Bench::over(tls(Tls::given(&own, &key.serialize_pem())).await, |_| {});
+    let told = why(&bench).await;
+    assert!(told.contains("that of an authority and not of a server") && told.contains("CA:FALSE"), "{told}");
+}
+
+#[tokio::test]
+async fn where_a_registry_leads_to_is_named() {
+    let server = tls(Tls::self_signed()).await;
+    let host = server.host();
+    let bench = Bench::over(tls(Tls::trusted()).await, |settings| {
+        settings.upstreams[0].allowed_hosts = vec![host.clone()];
+    });
+    bench.up.rule(Rule::on(Kind::Blob).fault(Fault::redirect(&format!("{}{{path}}", server.url()))));
+    let error = bench.source.blob(&ask(&ANYBODY), &bench.layer(), 0, None).await.err().unwrap();
+    let told = error.to_string();
+    assert!(told.contains(&host) && told.contains("`ca` of the [[upstream.endpoint]]"), "{told}");
 }
 
 fn insecure(settings: &mut upstream::Settings) {
