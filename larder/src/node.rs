@@ -22,9 +22,10 @@ pub fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
     serving::run(|| Config::load_node(args, Certificates::Needed), args.check)
 }
 
-/// Takes back what was written for the runtimes of this machine.
+/// Takes back what was written for the runtimes of this machine. Nobody is spoken to, and whoever uninstalls may have removed
+/// the certificates first.
 fn uninstall(args: &NodeArgs) -> Result<ExitCode, Failure> {
-    let config = Config::load_node(args, Certificates::Needed)?;
+    let config = Config::load_node(args, Certificates::Examined)?;
     logging::start_plainly();
     let findings = node::uninstall(&config.node.setup(config.listen)).context("cannot restore the runtimes' files")?;
     for finding in &findings {

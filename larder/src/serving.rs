@@ -166,7 +166,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let clients = server.local_addr();
     let nodes = server.nodes_addr().map(tracing::field::display);
     let metrics = admin.as_ref().map(Admin::local_addr).map(tracing::field::display);
-    let budget = Size(engine.usage().budget).about();
+    let budget = engine.usage().budget;
+    // One in bytes was warned of with the configuration.
+    if !matches!(config.store.budget, Budget::Bytes(_))
+        && let Some(warning) = Budget::warning(budget)
+    {
+        tracing::warn!("{warning}");
+    }
+    let budget = Size(budget).about();
     tracing::info!(%clients, tls = config.tls.is_some(), nodes, metrics, store = %folder.display(), %budget, "serving");
     if config.unlisted && config.role == Role::Registry {
         tracing::info!("try it: {}", example(clients, config.tls.is_some()));

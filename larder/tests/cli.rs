@@ -157,6 +157,86 @@ fn every_mistake_is_named_with_its_line() {
     insta::assert_snapshot!(place.check());
 }
 
+/// Of an upstream, all at once, each with its line, whether or not it is known which registry it is.
+#[test]
+fn every_mistake_of_an_upstream_is_named_with_its_line() {
+    let place = Place::new();
+    place.write("larder.toml", include_str!("upstreams.toml")).write("ca.pem", "no certificate");
+    let told = place.check();
+    assert!(!told.contains("S3NT1NEL"), "{told}");
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn a_budget_that_keeps_nothing_is_refused_and_a_small_one_is_warned_of() {
+    let place = Place::new();
+    let check = |budget: &str| {
+        place.write("larder.toml", &format!("[store]\nbudget = {budget:?}\n"));
+        place.check()
+    };
+    insta::assert_snapshot!("budget_no_unit", check("20"));
+    insta::assert_snapshot!("budget_tiny", check("1023KiB"));
+    insta::assert_snapshot!("budget_small", check("1MiB"));
+    for (budget, warned) in [("67108863", true), ("64MiB", false), ("80%", false)] {
+        let told = check(budget);
+        assert!(told.starts_with("exit 0\n") && told.contains("pass through uncached") == warned, "{budget}: {told}");
+    }
+    insta::assert_snapshot!("flag_budget_tiny", place.run(&["registry", "--check", "--budget", "512KiB"]));
+}
+
+#[test]
+fn uninstalling_needs_no_certificate() {
+    let place = Place::new();
+    place.run(&["certs", "--dir", "made", "node-1", "--registry", "cache"]);
+    let node = |args: &[&str]| place.run(&[&["node", "--config", "larder.toml", "--host-root", "root"], args].concat());
+    place.write(
+        "larder.toml",
+        "[node.peers]\nname = \"node-1\"\ncertificates = \"[DIR]/made/node-1\"\nlisten = \"127.0.0.1:0\"\n\
+         members = [{ name = \"node-1\", address = \"127.0.0.1:7440\" }]\n\
+         [node]\nregistry = \"https://cache:5002\"\nregistry_certificates = \"[DIR]/made/node-1\"\n",
+    );
+    let hosts = place.path().join("root/etc/containerd/certs.d/_default/hosts.toml");
+    fs::create_dir_all(place.path().join("root/etc/containerd/certs.d")).unwrap();
+    let written =
+        "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/etc/containerd/certs.d'\n";
+    fs::write(place.path().join("root/etc/containerd/config.toml"), written).unwrap();
+    let mut agent = place.command(&[
+        "node",
+        "--config",
+        "larder.toml",
+        "--host-root",
+        "root",
+        "--store",
+        "store",
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics",
+        "off",
+    ]);
+    let mut agent = agent.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !hosts.exists() {
+        assert!(
+            std::time::Instant::now() < deadline && agent.try_wait().unwrap().is_none(),
+            "nothing is pointed at larder"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+
+    fs::remove_dir_all(place.path().join("made")).unwrap();
+    assert!(node(&["--check"]).starts_with("exit 2\n"), "a start needs them");
+    assert_eq!(
+        node(&["--uninstall"]),
+        "exit 0\n--- stdout\nthe runtimes of this machine are as they were before larder\n"
+    );
+    assert!(!hosts.exists());
+    // An authority's file that is gone is no more in the way.
+    place.write("larder.toml", "[node]\nregistry = \"https://cache\"\nregistry_ca = \"nowhere.pem\"\n");
+    assert!(node(&["--uninstall"]).starts_with("exit 0\n"), "{}", node(&["--uninstall"]));
+}
+
 #[test]
 fn text_that_is_no_toml() {
     let place = Place::new();

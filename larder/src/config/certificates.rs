@@ -12,7 +12,7 @@ use super::units::Span;
 pub enum Certificates {
     /// It is.
     Needed,
-    /// They are looked at later, by whoever is to say what is wrong with them.
+    /// They are not used, or looked at later by whoever is to say what is wrong with them.
     Examined,
 }
 

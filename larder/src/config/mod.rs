@@ -154,7 +154,7 @@ impl Config {
             config.node.host_root =
                 std::path::absolute(root).map_err(|error| Failure::Usage(format!("--host-root: {error}")))?;
         }
-        config.check_node()?;
+        config.check_node(certificates)?;
         Ok(config)
     }
 
@@ -172,7 +172,7 @@ impl Config {
     }
 
     /// Looks at what a node is told about its registry.
-    fn check_node(&mut self) -> Result<(), Failure> {
+    fn check_node(&mut self, certificates: Certificates) -> Result<(), Failure> {
         if !self.listen.ip().is_loopback() {
             self.warnings.push(format!(
                 "whoever reaches {} can have this node fetch images, and runtimes send it the passwords of pods",
@@ -187,7 +187,10 @@ impl Config {
             }
             _ => {}
         }
-        let front = self.front(None).map_err(Failure::Usage)?;
+        let front = match certificates {
+            Certificates::Needed => self.front(None).map_err(Failure::Usage)?,
+            Certificates::Examined => self.node.registry.clone().map(|url| ::upstream::Front { url, tls: None }),
+        };
         let alone = ::upstream::Settings { front, ..::upstream::Settings::default() };
         ::upstream::Directory::new(alone, ::upstream::Metrics::unregistered())
             .map(drop)
@@ -276,6 +279,9 @@ impl Config {
             && (*listen == self.listen || self.metrics == Listener::On(*listen))
         {
             return Err(Failure::Usage(format!("registry.nodes.listen: {listen} is used for something else already")));
+        }
+        if let Budget::Bytes(bytes) = self.store.budget {
+            self.warnings.extend(Budget::warning(bytes));
         }
         if !self.listen.ip().is_loopback() {
             let shared: Vec<&str> = self.upstreams.iter().filter(|one| one.shared()).map(Upstream::name).collect();

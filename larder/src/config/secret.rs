@@ -10,6 +10,15 @@ use serde::Deserialize;
 
 use super::section::Section;
 
+/// The keys that a user name may stand behind: itself, in a file, in the environment.
+const USERNAME: [&str; 3] = ["username", "username_file", "username_env"];
+/// Those of a password, which may not stand in the configuration itself.
+const PASSWORD: [&str; 3] = ["", "password_file", "password_env"];
+
+fn keys() -> impl Iterator<Item = &'static str> {
+    USERNAME.into_iter().chain(PASSWORD).filter(|key| !key.is_empty())
+}
+
 /// A credential and where it came from. Shows the second only.
 pub struct Found {
     /// The credential.
@@ -36,54 +45,55 @@ pub fn read(path: &Path, warnings: &mut Vec<String>) -> Result<Vec<u8>, String> 
     Ok(bytes)
 }
 
-/// Reads `credential = { … }` of an upstream.
-pub fn credential(mut section: Section<'_>, registry: &Registry, warnings: &mut Vec<String>) -> Option<Found> {
+/// Reads `credential = { … }` of an upstream; of one whose registry is not known, only to say what is wrong.
+pub fn credential(mut section: Section<'_>, registry: Option<&Registry>, warnings: &mut Vec<String>) -> Option<Found> {
     let docker_config: Option<PathBuf> = section.value("docker_config");
     let found = match docker_config {
         Some(path) => {
-            for key in ["username", "username_file", "username_env", "password_file", "password_env"] {
+            for key in keys() {
                 if section.has(key) {
                     section.problem(key, "does not go together with docker_config, which says both");
                 }
             }
-            read(&path, warnings)
-                .and_then(|text| from_docker(&path, &text, registry))
-                .map_err(|error| ("docker_config", error))
+            let read = read(&path, warnings);
+            let found = read.and_then(|text| registry.map(|name| from_docker(&path, &text, name)).transpose());
+            found.unwrap_or_else(|error| {
+                section.problem("docker_config", error);
+                None
+            })
         }
         None => parts(&mut section, warnings),
     };
     // Asked for in any case, so that they count as known.
-    for key in ["username", "username_file", "username_env", "password_file", "password_env"] {
+    for key in keys() {
         section.know(key);
     }
-    let found = match found {
-        Ok(found) => Some(found),
-        Err((key, error)) => {
-            section.problem(key, error);
-            None
-        }
-    };
     section.finish();
     found
 }
 
-fn parts(section: &mut Section<'_>, warnings: &mut Vec<String>) -> Result<Found, (&'static str, String)> {
-    let username = text(section, ["username", "username_file", "username_env"], warnings)?;
-    let password = text(section, ["", "password_file", "password_env"], warnings)?;
-    let (Some((username, _)), Some((password, place))) = (username, password) else {
-        let key = if section.has("username") || section.has("username_file") || section.has("username_env") {
-            "password_file"
-        } else {
-            "username"
-        };
+fn parts(section: &mut Section<'_>, warnings: &mut Vec<String>) -> Option<Found> {
+    let mut part = |keys| {
+        text(section, keys, warnings).unwrap_or_else(|(key, error)| {
+            section.problem(key, error);
+            None
+        })
+    };
+    let (username, password) = (part(USERNAME), part(PASSWORD));
+    let missing = |keys: [&str; 3]| !keys.into_iter().any(|key| section.has(key));
+    let (no_username, no_password) = (missing(USERNAME), missing(PASSWORD));
+    if no_username || no_password {
         let help = "is missing: a credential has a username (or username_file, username_env) and a password_file \
                     (or password_env), or it is a docker_config";
-        return Err((key, help.to_owned()));
-    };
-    if username.len().max(password.len()) > Credential::LIMIT {
-        return Err(("username", format!("the user name or the password is longer than {} bytes", Credential::LIMIT)));
+        section.problem(if no_username { "username" } else { "password_file" }, help);
     }
-    Ok(Found { credential: Credential::new(username, password), place })
+    let ((username, _), (password, place)) = (username?, password?);
+    if username.len().max(password.len()) > Credential::LIMIT {
+        let limit = Credential::LIMIT;
+        section.problem("username", format_args!("the user name or the password is longer than {limit} bytes"));
+        return None;
+    }
+    Some(Found { credential: Credential::new(username, password), place })
 }
 
 /// A text that stands in the configuration, in a file or in the environment, and where it was.

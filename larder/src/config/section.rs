@@ -98,6 +98,24 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The values of a list that are good, each with its place. Each of the others becomes a problem.
+    pub fn list<T: Setting>(&mut self, key: &'static str) -> Vec<Located<T>> {
+        let Some(value) = self.find(key) else { return Vec::new() };
+        let Some(list) = value.get_ref().as_array() else {
+            let Fault { span, message } = Fault::kind(value, "a list");
+            self.document.problem(span, format!("{}: {message}", self.full(key)));
+            return Vec::new();
+        };
+        let mut good = Vec::new();
+        for element in list {
+            match Located::read(element) {
+                Ok(value) => good.push(value),
+                Err(fault) => self.document.problem(fault.span, format!("{}: {}", self.full(key), fault.message)),
+            }
+        }
+        good
+    }
+
     /// A table within this one.
     pub fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
         let value = self.find(key)?;
@@ -142,6 +160,11 @@ impl<'a> Section<'a> {
         let found = self.table.iter().find(|(name, _)| name.get_ref() == key);
         let at = found.map_or(self.span.clone(), |(name, _)| name.span());
         self.document.problem(at, format!("{}: {message}", self.full(key)));
+    }
+
+    /// Notes that a value of a key is wrong.
+    pub fn problem_with<T>(&self, key: &str, value: &Located<T>, message: impl fmt::Display) {
+        self.document.problem(value.at.clone(), format!("{}: {message}", self.full(key)));
     }
 
     /// Refuses every key that nobody asked for.
@@ -214,6 +237,19 @@ impl Fault {
     /// A value of the right kind that says something wrong.
     pub fn at(value: &Spanned<DeValue<'_>>, message: impl fmt::Display) -> Fault {
         Fault { span: value.span(), message: message.to_string() }
+    }
+}
+
+/// A value and its place in the text.
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    at: Range<usize>,
+}
+
+impl<T: Setting> Setting for Located<T> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Located<T>, Fault> {
+        Ok(Located { value: T::read(value)?, at: value.span() })
     }
 }
 

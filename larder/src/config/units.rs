@@ -30,15 +30,48 @@ pub enum Listener {
     Off,
 }
 
+impl Budget {
+    /// Below this hardly an image's manifests fit: whoever writes it forgot the unit.
+    const LEAST: u64 = 1 << 20;
+    /// Below this hardly a layer fits, and pulls pass through uncached.
+    const USEFUL: u64 = 64 << 20;
+
+    /// What is to be said of a store that may hold so many bytes, if that is too few to be of use.
+    pub fn warning(bytes: u64) -> Option<String> {
+        (bytes < Budget::USEFUL).then(|| {
+            format!(
+                "the store may hold {} and no more: most layers are larger and pass through uncached; give store.budget (or \
+                 --budget) {} or more, or larder a larger filesystem",
+                Size(bytes).about(),
+                Size(Budget::USEFUL)
+            )
+        })
+    }
+}
+
 impl FromStr for Budget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Budget, String> {
         let budget = match text.strip_suffix('%') {
             Some(share) => share.parse().ok().filter(|share| (1..=100).contains(share)).map(Budget::Percent),
-            None => text.parse().ok().filter(|Size(size)| *size > 0).map(|Size(size)| Budget::Bytes(size)),
+            None => text.parse().ok().map(|Size(size)| Budget::Bytes(size)),
         };
-        budget.ok_or_else(|| format!("{text:?} is no budget; write a size like \"20GiB\" or a share like \"80%\""))
+        match budget {
+            Some(Budget::Bytes(size)) if size < Budget::LEAST => {
+                let unit = if text.bytes().all(|byte| byte.is_ascii_digit()) {
+                    format!("a number alone is bytes; write \"{text}GiB\" if that is meant")
+                } else {
+                    "a layer has hundreds of MiB; write a size like \"20GiB\" or a share like \"80%\"".to_owned()
+                };
+                Err(format!(
+                    "{text:?} is too little to keep an image, at least {} is needed: {unit}",
+                    Size(Budget::LEAST)
+                ))
+            }
+            Some(budget) => Ok(budget),
+            None => Err(format!("{text:?} is no budget; write a size like \"20GiB\" or a share like \"80%\"")),
+        }
     }
 }
 
@@ -91,9 +124,14 @@ mod tests {
     fn budgets() {
         assert_eq!("80%".parse(), Ok(Budget::Percent(80)));
         assert_eq!("1GiB".parse(), Ok(Budget::Bytes(1 << 30)));
-        for text in ["0%", "101%", "%", "0", "x", "80.5%"] {
+        for text in ["0%", "101%", "%", "0", "x", "80.5%", "20", "1048575", "1023KiB"] {
             assert!(text.parse::<Budget>().is_err(), "{text}");
         }
+        assert_eq!("1MiB".parse(), Ok(Budget::Bytes(1 << 20)));
+        let hint = |text: &str| text.parse::<Budget>().unwrap_err();
+        assert!(hint("20").contains("\"20GiB\"") && !hint("20KiB").contains("20KiBGiB"), "{}", hint("20KiB"));
+        assert!(Budget::warning((64 << 20) - 1).is_some_and(|text| text.contains("64MiB or more")));
+        assert_eq!(Budget::warning(64 << 20), None);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use ::upstream::{Directory, Endpoint, Limits, Metrics, Settings, SettingsError, UpstreamSettings};
+use ::upstream::{Endpoint, Limits, UpstreamSettings};
 use oci::Registry;
 
 use super::file::RegistryName;
 use super::freshness::{Tags, Withdrawn};
 use super::secret;
-use super::section::{Fault, Section, Setting};
+use super::section::{Fault, Located, Section, Setting};
 use super::units::Size;
 
 /// A listed upstream.
@@ -53,16 +53,16 @@ pub fn read(
     rules.serve_when_gone = section.value("on_not_found") == Some(Withdrawn::Serve);
     rules.serve_when_denied = section.value("on_denied") == Some(Withdrawn::Serve);
     rules.shared = section.value("shared").unwrap_or(false);
-    let token_hosts = section.value("token_hosts").unwrap_or_default();
-    let allowed_hosts = section.value("redirect_hosts").unwrap_or_default();
+    let token_hosts = hosts(&mut section, "token_hosts");
+    let allowed_hosts = hosts(&mut section, "redirect_hosts");
     let limits = section.section("limits").map(limits).unwrap_or_default();
     let credential = section.section("credential");
+    let credential = credential.and_then(|section| secret::credential(section, registry.as_ref(), warnings));
+    if rules.shared && credential.is_none() && !section.has("credential") {
+        section.problem("shared", "means nothing without a credential: what is public is shared anyway");
+    }
 
     if let Some(registry) = registry {
-        let credential = credential.and_then(|section| secret::credential(section, &registry, warnings));
-        if rules.shared && credential.is_none() && !section.has("credential") {
-            section.problem("shared", "means nothing without a credential: what is public is shared anyway");
-        }
         if upstreams.iter().any(|other| other.settings.registry == registry) {
             section.problem("registry", format_args!("{registry} is listed twice"));
         }
@@ -78,65 +78,77 @@ pub fn read(
             allowed_hosts,
             ..UpstreamSettings::new(registry)
         };
-        check(&section, &settings);
         upstreams.push(Upstream { settings, credential: credential.map(|found| found.to_string()) });
     }
     section.finish();
 }
 
-/// Lets the client side say what it cannot use, so that the rules are in one place.
-fn check(section: &Section<'_>, settings: &UpstreamSettings) {
-    let key = if section.has("endpoints") { "endpoints" } else { "endpoint" };
-    // Not left to the client side, whose errors quote the URL.
-    if settings.endpoints.iter().any(|endpoint| endpoint.url.contains('@')) {
-        section.problem(key, "user names and passwords do not belong into a URL; write a credential");
-        return;
+/// Reads a list of `host` and `host:port`.
+fn hosts(section: &mut Section<'_>, key: &'static str) -> Vec<String> {
+    let hosts = section.list::<String>(key);
+    for host in &hosts {
+        if let Err(error) = UpstreamSettings::check_host(&host.value) {
+            section.problem_with(key, host, error);
+        }
     }
-    let alone = Settings { upstreams: vec![settings.clone()], ..Settings::default() };
-    let Err(error) = Directory::new(alone, Metrics::unregistered()) else { return };
-    let key = match &error {
-        SettingsError::Host { host, .. } if settings.token_hosts.contains(host) => "token_hosts",
-        SettingsError::Host { .. } => "redirect_hosts",
-        SettingsError::Limit { .. } => "limits",
-        SettingsError::Endpoint { .. } | SettingsError::Ca { .. } | SettingsError::Front { .. } => key,
-    };
-    section.problem(key, error);
+    hosts.into_iter().map(|host| host.value).collect()
+}
+
+/// Says what is wrong with a URL without a word of it that may be a secret.
+fn check_url(section: &Section<'_>, key: &str, url: &Located<String>) {
+    let Err(error) = Endpoint::check_url(&url.value) else { return };
+    if url.value.contains('@') {
+        section.problem_with(key, url, "user names and passwords do not belong into a URL; write a credential");
+    } else if url.value.contains('?') {
+        section.problem_with(key, url, error);
+    } else {
+        section.problem_with(key, url, format_args!("{:?} is no endpoint: {error}", url.value));
+    }
 }
 
 /// Reads `endpoints = ["https://…"]`, or `[[upstream.endpoint]]` where there is more to say about one.
 fn endpoints(section: &mut Section<'_>) -> Vec<Endpoint> {
-    let urls: Option<Vec<String>> = section.value("endpoints");
     if section.has("endpoints") && section.has("endpoint") {
         section
             .problem("endpoint", "does not go together with endpoints; write every endpoint as [[upstream.endpoint]]");
     }
-    let mut endpoints: Vec<Endpoint> = urls.unwrap_or_default().into_iter().map(Endpoint::new).collect();
-    for mut table in section.sections("endpoint") {
-        let url: Option<String> = table.value("url");
-        let insecure = table.value("insecure").unwrap_or(false);
-        let ca: Option<PathBuf> = table.value("ca");
-        let mut ca_pem = None;
-        if let Some(path) = &ca {
-            match std::fs::read_to_string(path) {
-                Ok(text) => ca_pem = Some(text),
-                Err(error) => table.problem("ca", format_args!("{}: cannot be read: {error}", path.display())),
-            }
-        }
-        match url {
-            Some(url) => {
-                let plain = url.starts_with("http://");
-                if plain && (insecure || ca.is_some()) {
-                    let key = if insecure { "insecure" } else { "ca" };
-                    table.problem(key, "is about certificates, and this endpoint is without TLS (http://)");
-                }
-                endpoints.push(Endpoint { url, ca_pem, insecure_skip_verify: insecure });
-            }
-            None if table.has("url") => {}
-            None => table.problem("url", "is missing: write it like \"https://mirror.example\""),
-        }
-        table.finish();
+    let urls = section.list::<String>("endpoints");
+    for url in &urls {
+        check_url(section, "endpoints", url);
     }
-    endpoints
+    let tables = section.sections("endpoint").into_iter().filter_map(endpoint);
+    urls.into_iter().map(|url| Endpoint::new(url.value)).chain(tables).collect()
+}
+
+/// Reads an `[[upstream.endpoint]]`.
+fn endpoint(mut table: Section<'_>) -> Option<Endpoint> {
+    let url: Option<Located<String>> = table.value("url");
+    let insecure = table.value("insecure").unwrap_or(false);
+    let ca: Option<Located<PathBuf>> = table.value("ca");
+    let mut ca_pem = None;
+    if let Some(path) = &ca {
+        let text = std::fs::read_to_string(&path.value).map_err(|error| format!("cannot be read: {error}"));
+        match text.and_then(|text| ::upstream::trusting(&text).map(|_| text)) {
+            Ok(text) => ca_pem = Some(text),
+            Err(error) => table.problem_with("ca", path, format_args!("{}: {error}", path.value.display())),
+        }
+    }
+    match &url {
+        Some(url) => {
+            check_url(&table, "url", url);
+            if url.value.starts_with("http://") {
+                for (key, given) in [("insecure", insecure), ("ca", ca.is_some())] {
+                    if given {
+                        table.problem(key, "is about certificates, and this endpoint is without TLS (http://)");
+                    }
+                }
+            }
+        }
+        None if table.has("url") => {}
+        None => table.problem("url", "is missing: write it like \"https://mirror.example\""),
+    }
+    table.finish();
+    Some(Endpoint { url: url?.value, ca_pem, insecure_skip_verify: insecure })
 }
 
 fn limits(mut section: Section<'_>) -> Limits {
@@ -145,6 +157,9 @@ fn limits(mut section: Section<'_>) -> Limits {
         requests_per_second: section.value("requests_per_second").map(|Rate(rate)| rate),
         bytes_per_second: section.value("bytes_per_second").map(|Size(size)| size),
     };
+    if limits.bytes_per_second == Some(0) {
+        section.problem("bytes_per_second", "must be above zero");
+    }
     section.finish();
     limits
 }
