@@ -165,12 +165,18 @@ fn ask(machine: &Machine, address: &str, path: &str) -> Result<Vec<u8>> {
     Ok(answer[end + 4..].to_vec())
 }
 
+/// Whether the larder of a machine is ready.
+#[must_use]
+pub fn is_ready(machine: &Machine) -> bool {
+    ask(machine, ADMIN, "/readyz").is_ok()
+}
+
 /// Waits until the larder of a machine is ready.
 ///
 /// # Errors
 /// It does not become so.
 pub fn await_ready(machine: &Machine) -> Result<()> {
-    wait_for("larder is ready", PATIENCE, || Ok(ask(machine, ADMIN, "/readyz").ok()))
+    wait_for("larder is ready", PATIENCE, || Ok(is_ready(machine).then_some(())))
         .map(drop)
         .with_context(|| format!("on {}", machine.name()))
 }
