@@ -47,7 +47,10 @@ fn unpin(config: &Config) -> anyhow::Result<()> {
         Ok(0) => {}
         Ok(images) => println!("{images} images are no longer pinned"),
         // A runtime that does not run is no reason to leave its files as they are.
-        Err(error) => eprintln!("{error}; start the runtime and repeat this if images were kept ready here"),
+        Err(error) if config.node.cluster.is_some() => {
+            eprintln!("{error}; start the runtime and repeat this, for images were kept ready here");
+        }
+        Err(error) => tracing::debug!(%error, "no pins were looked for"),
     }
     Ok(())
 }

@@ -130,7 +130,7 @@ mod tests {
         assert_eq!("1MiB".parse(), Ok(Budget::Bytes(1 << 20)));
         let hint = |text: &str| text.parse::<Budget>().unwrap_err();
         assert!(hint("20").contains("\"20GiB\"") && !hint("20KiB").contains("20KiBGiB"), "{}", hint("20KiB"));
-        assert!(Budget::warning((64 << 20) - 1).is_some_and(|text| text.contains("64MiB or more")));
+        assert!(Budget::warning((64 << 20) - 1).is_some_and(|text| text.contains("64 MiB or more")));
         assert_eq!(Budget::warning(64 << 20), None);
     }
 

@@ -16,7 +16,7 @@ const ADMIN: &str = "127.0.0.1:7441";
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The binary of this workspace, built if its sources have changed; `LARDER_BIN` names another.
+/// The binary of this workspace, built as its tests are if its sources have changed; `LARDER_BIN` names another.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -24,7 +24,7 @@ pub fn binary() -> &'static Path {
             return path.into();
         }
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("testing/nodes is in it");
-        let built = Command::new(env!("CARGO")).args(["build", "-q", "-p", "larder"]).current_dir(workspace).status();
+        let built = Command::new(env!("CARGO")).args(["build", "-q", "--workspace", "--bin", "larder"]).current_dir(workspace).status();
         assert!(built.is_ok_and(|status| status.success()), "larder cannot be built");
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
         target.join("debug/larder")

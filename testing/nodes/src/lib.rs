@@ -6,7 +6,6 @@ mod peering;
 mod puller;
 
 pub use account::{KUBECONFIG, give_account, install_definitions, make_account};
-pub use agent::{Agent, MIRROR, Registry, await_ready, binary, metric};
 pub use agent::{Agent, MIRROR, Registry, await_ready, binary, is_ready, metric};
 pub use peering::{certify, member, peering};
 pub use puller::{Puller, Way};
