@@ -75,7 +75,8 @@ impl Problem {
     fn of_certificate(error: &CertificateError) -> Problem {
         let now = || date(UnixTime::now());
         match error {
-            CertificateError::UnknownIssuer => Problem::UnknownAuthority,
+            // An authority that was made anew often has its old name, and another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Problem::UnknownAuthority,
             CertificateError::ExpiredContext { time, not_after } => {
                 Problem::Expired { end: date(*not_after), now: date(*time) }
             }

@@ -24,7 +24,10 @@ pub fn binary() -> &'static Path {
             return path.into();
         }
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("testing/nodes is in it");
-        let built = Command::new(env!("CARGO")).args(["build", "-q", "--workspace", "--bin", "larder"]).current_dir(workspace).status();
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "-q", "--workspace", "--bin", "larder"])
+            .current_dir(workspace)
+            .status();
         assert!(built.is_ok_and(|status| status.success()), "larder cannot be built");
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
         target.join("debug/larder")

@@ -55,17 +55,18 @@ impl Ahead {
     pub fn came(&mut self, after: Duration) {
         self.coming = self.coming.saturating_sub(1);
         self.quick = after < QUICK;
-        self.more();
-    }
-
-    /// One more may come at a time from now on.
-    pub fn more(&mut self) {
         self.most = self.most.saturating_add(1);
     }
 
-    /// Whether fewer than `parallel` come at a time because it has just begun.
-    pub fn grows(&self, parallel: usize) -> bool {
-        self.most < parallel
+    /// Time has passed, and no piece has come since so long: one more may come at a time from now on.
+    pub fn waited(&mut self, since: Duration) {
+        self.most = self.most.saturating_add(1);
+        self.quick &= since < QUICK;
+    }
+
+    /// Whether it matters that time passes.
+    pub fn is_waiting(&self) -> bool {
+        self.quick
     }
 
     /// Whether all pieces have come.
@@ -89,15 +90,13 @@ mod tests {
     fn pieces_are_begun_one_after_the_other() {
         let mut ahead = Ahead::new(0, 100);
         assert_eq!(begun(&mut ahead, 0), [0]);
-        ahead.more();
+        ahead.waited(SOON);
         assert_eq!(begun(&mut ahead, 0), [1]);
         ahead.came(SOON);
         assert_eq!(begun(&mut ahead, 1), [2, 3], "one in its place, and one more");
-        assert!(ahead.grows(8));
         for _ in 0..20 {
-            ahead.more();
+            ahead.waited(SOON);
         }
-        assert!(!ahead.grows(8));
         assert_eq!(begun(&mut ahead, 1), (4..9).collect::<Vec<_>>(), "eight at a time, none far from the reader");
     }
 
@@ -105,7 +104,7 @@ mod tests {
     fn what_comes_quickly_does_not_run_away_from_the_reader() {
         let mut ahead = Ahead::new(0, 100);
         for _ in 0..20 {
-            ahead.more();
+            ahead.waited(SOON);
         }
         assert_eq!(begun(&mut ahead, 0).len(), 8);
         ahead.came(SOON);
@@ -125,6 +124,17 @@ mod tests {
         }
         ahead.came(LATE);
         assert_eq!(begun(&mut ahead, 0), [0; 0], "64 are ahead of the reader");
+    }
+
+    #[test]
+    fn pieces_that_do_not_come_hold_up_no_others() {
+        let mut ahead = Ahead::new(0, 6);
+        begun(&mut ahead, 0);
+        ahead.waited(SOON);
+        assert_eq!((begun(&mut ahead, 0), ahead.is_waiting()), (vec![1], true));
+        assert_eq!(begun(&mut ahead, 0), [0; 0], "few at the end");
+        ahead.waited(LATE);
+        assert_eq!((begun(&mut ahead, 0), ahead.is_waiting()), (vec![2, 3, 4, 5], false));
     }
 
     #[test]

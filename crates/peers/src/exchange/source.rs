@@ -235,6 +235,7 @@ impl Own {
             let mut growth = tokio::time::interval(GROWTH);
             growth.set_missed_tick_behavior(MissedTickBehavior::Delay);
             growth.tick().await;
+            let mut since = Instant::now();
             while !ahead.is_done() {
                 let parallel = swarm.parallel();
                 while let Some(piece) = ahead.begin(*reached.borrow_and_update(), parallel, far) {
@@ -248,8 +249,11 @@ impl Own {
                     });
                 }
                 tokio::select! {
-                    Some(took) = coming.next(), if !coming.is_empty() => ahead.came(took),
-                    _ = growth.tick(), if ahead.grows(parallel) => ahead.more(),
+                    Some(took) = coming.next(), if !coming.is_empty() => {
+                        since = Instant::now();
+                        ahead.came(took);
+                    }
+                    _ = growth.tick(), if ahead.is_waiting() => ahead.waited(since.elapsed()),
                     changed = reached.changed() => if changed.is_err() { return },
                 }
             }
