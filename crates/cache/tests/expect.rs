@@ -12,7 +12,7 @@ async fn a_tag_that_is_said_to_have_moved_is_asked_for_once() {
     let origin = Origin::new("origin");
     origin.repository("a/b", Readers::Anyone);
     let old = origin.manifest("a/b", "v1", "old");
-    let setting = start(&[("good.test", &[origin.clone()], Rules::default())]);
+    let setting = start(&[("good.test", std::slice::from_ref(&origin), Rules::default())]);
     let request = by("good.test/a/b", None);
     let tag: Tag = "v1".parse().unwrap();
     let answer = async || {

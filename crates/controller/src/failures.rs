@@ -6,11 +6,14 @@ use api::PullFailure;
 /// The most failures that a status lists.
 const LISTED: usize = 64;
 
+/// An image, and the reason why it is not ready.
+type Kind = (Arc<str>, Arc<str>);
+
 /// What fails, put together from all nodes.
 #[derive(Default)]
 pub(crate) struct Failures {
     /// By image and reason.
-    found: BTreeMap<(Arc<str>, Arc<str>), Found>,
+    found: BTreeMap<Kind, Found>,
     pulls: u32,
 }
 
@@ -60,7 +63,7 @@ impl Failures {
 
     /// As a status lists them.
     pub fn list(&self) -> Vec<PullFailure> {
-        let failure = |((image, reason), found): (&(Arc<str>, Arc<str>), &Found)| PullFailure {
+        let failure = |((image, reason), found): (&Kind, &Found)| PullFailure {
             image: image.to_string(),
             reason: reason.to_string(),
             message: found.message.chars().take(1024).collect(),
@@ -72,7 +75,7 @@ impl Failures {
     }
 
     /// Those of the most nodes first, and what is wrong everywhere before them.
-    fn worst(&self) -> Vec<(&(Arc<str>, Arc<str>), &Found)> {
+    fn worst(&self) -> Vec<(&Kind, &Found)> {
         let mut all: Vec<_> = self.found.iter().collect();
         let everywhere = |found: &Found| if found.nodes == 0 { u32::MAX } else { found.nodes };
         all.sort_by_key(|(_, found)| std::cmp::Reverse(everywhere(found)));

@@ -100,7 +100,7 @@ impl Followed {
             server,
             Watch::<DeserializeGuard<CachePolicy>>::everywhere("the CachePolicy").named(names::POLICY),
             tasks,
-            |_, guard| guard.0.map(|policy| policy.spec),
+            |_, guard| guard.0.map(|policy| policy.spec).map_err(Box::new),
             |index, news| match news {
                 News::All(policies) => match policies.into_iter().next() {
                     Some(Err(invalid)) => {

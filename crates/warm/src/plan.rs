@@ -292,7 +292,7 @@ mod tests {
         let none = cache("shop/0", spec.clone(), json!({"lastRefresh": "2026-01-01T00:00:02Z"}));
         let strange = cache("shop/s", spec, known(canonical, "what", "2026-01-01T00:00:03Z"));
         let found = |caches: &[ImageCache]| plan(caches, json!({})).wishes[0].digest.map(|digest| digest.to_string());
-        assert_eq!(found(&[old.clone()]), Some(digest('a')));
+        assert_eq!(found(std::slice::from_ref(&old)), Some(digest('a')));
         assert_eq!(found(&[old.clone(), new.clone()]), Some(digest('b')));
         assert_eq!(found(&[none.clone(), old, new, strange.clone()]), Some(digest('b')));
         assert_eq!(found(&[none, strange]), None);

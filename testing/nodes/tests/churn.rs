@@ -162,7 +162,8 @@ fn no_pull_fails_while_agents_die_and_come_back_all_the_time() -> Result<()> {
             "{whole} pulls by larder, {fallen} past an agent that was not there, {kills} kills; at most {most} GETs of a blob"
         );
         ensure!(failed.is_empty(), "{} pulls failed: {failed:#?}", failed.len());
-        ensure!(kills > 0 && whole > fallen, "larder served too few to tell anything");
+        // Half of the agents are dead at any time.
+        ensure!(kills > 0 && 4 * whole > fallen, "larder served too few to tell anything");
         ensure!(most <= 2, "the origin was asked {most} times for a blob");
         let alive = members.iter().filter(|member| is_ready(member.machine));
         let shared =

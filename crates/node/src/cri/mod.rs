@@ -1,4 +1,4 @@
-//! A container runtime's own interface: CRI v1's image service, and who uses images. [`marks`] are what is remembered of an image beside it.
+//! A container runtime's own interface: CRI v1's image service, and who uses images. `marks` are what is remembered of an image beside it.
 
 mod marks;
 mod messages;
