@@ -137,6 +137,11 @@ impl Problem {
             Problem::NotYetValid { .. } => "set this machine's clock if that is not the time (NTP does); if it is, the clock of who \
                  made the certificate was wrong"
                 .to_owned(),
+            Problem::OtherName(_) if named == Named::Registry => {
+                "let `registry` in [node] lead to a larder registry with a certificate that larder certs --registry made, or, where \
+                 it has one of another authority, write the name that it is for there"
+                    .to_owned()
+            }
             Problem::OtherName(_) => {
                 format!("write a name that the certificate is for into {url}, or let the server have one for this name")
             }

@@ -23,8 +23,10 @@ fn start_on<'a>(cluster: &Cluster, node: &'a Node) -> Result<Agent<'a>> {
 }
 
 fn launch(node: &Node) -> Result<Agent<'_>> {
+    // Nodes without a disk of their own have this machine's, which may be nearly full.
+    let keep_free = if node.has_disk() { "15%" } else { "0%" };
     let launch = Launch::new(nodes::binary()).args(["node", "--log", "debug"]).env("KUBECONFIG", KUBECONFIG);
-    Agent::launch(node, &format!("[node.cluster]\nname = {:?}\n", node.name()), launch)
+    Agent::launch(node, &format!("[node.cluster]\nname = {:?}\nkeep_free = {keep_free:?}\n", node.name()), launch)
 }
 
 fn push(cluster: &Cluster, name: &str, seed: u64) -> Result<String> {

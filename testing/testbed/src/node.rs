@@ -174,6 +174,12 @@ impl Node {
             .run(&[&[&program, "--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint], arguments].concat())
     }
 
+    /// Whether its containerd has a disk of its own ([`NodeSpec::disk`]).
+    #[must_use]
+    pub const fn has_disk(&self) -> bool {
+        self.spec.disk.is_some()
+    }
+
     /// Fills the disk of its containerd but for so many bytes. The node must have a [`NodeSpec::disk`].
     ///
     /// # Errors
