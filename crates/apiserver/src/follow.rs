@@ -20,6 +20,10 @@ use crate::watch::Watch;
 /// After so long without the API server, credentials and certificates are read anew: those at hand may have run out.
 pub(crate) const RENEWED_AFTER: Duration = Duration::from_secs(600);
 
+/// Which part of kube's pauses is taken: those grow to between thirty seconds and a minute, and everything is to be heard of
+/// within thirty seconds of an outage's end.
+const SHORTER: u32 = 3;
+
 /// All may be listed anew after so long without the growing pauses of what goes wrong.
 const RELISTED_AFTER: Duration = Duration::from_secs(60);
 
@@ -38,8 +42,8 @@ pub enum News<T> {
 ///
 /// `keep` makes of an object what is kept of it, at once, so that a long list is never in memory in full; `tell` is given what
 /// there is and what changes. A list is told only when it is complete, so nothing vanishes for the moment in which all is listed anew.
-/// An API server that cannot be reached, refuses, or does not know the kind is tried again after pauses that grow to between thirty
-/// seconds and a minute.
+/// An API server that cannot be reached, refuses, or does not know the kind is tried again after pauses that grow to between ten
+/// and twenty seconds.
 pub async fn follow<K, T>(
     server: &ApiServer,
     watch: &Watch<K>,
@@ -134,7 +138,7 @@ fn opened(what: &Arc<str>, seen: &Arc<Seen>) -> Opened {
 }
 
 async fn rest(pauses: &mut DefaultBackoff) {
-    tokio::time::sleep(pauses.next().unwrap_or(RENEWED_AFTER)).await;
+    tokio::time::sleep(pauses.next().map_or(RENEWED_AFTER, |pause| pause / SHORTER)).await;
 }
 
 /// Whether all was listed anew a moment ago, so that doing it again at once could go on and on.

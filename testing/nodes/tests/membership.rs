@@ -12,7 +12,7 @@ use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Machine, NodeSpec, Pro
 
 const FOLLOW: &str = env!("CARGO_BIN_EXE_follow");
 const KUBECONFIG: &str = "/etc/larder/kubeconfig";
-/// Pauses between attempts grow to a minute, and a silent connection is given up within one.
+/// Pauses between attempts grow to twenty seconds, and a silent connection is given up within a minute.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 const ACCOUNT: &str = "
