@@ -4,22 +4,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, date_time_ymd,
-};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use crate::identity::{Files, Identity, IdentityError, Role};
 
-use crate::identity::{Files, Identity, IdentityError, Role, read_certificates, validity};
+mod authority;
 
-/// Certificates are good from this long before they are made, for clocks that are behind.
-const BACKDATED: Duration = Duration::from_secs(3600);
+pub use authority::{Authority, AuthorityError, Certificate, Signed};
+
 /// The longest that a certificate may be good: beyond it dates leave what X.509 can say.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
-
-/// X.509 has no room for more characters in a common name.
-const COMMON_NAME: usize = 64;
 
 /// A certificate to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +100,7 @@ pub enum MintError {
     Check(#[from] IdentityError),
     /// The cryptography failed.
     #[error("cannot make a certificate: {0}")]
-    Crypto(#[from] rcgen::Error),
+    Crypto(#[source] AuthorityError),
     /// A file could not be read or written.
     #[error("cannot write {}: {source}", path.display())]
     Io {
@@ -145,108 +137,49 @@ pub fn mint(request: &Request, now: SystemTime) -> Result<Minted, MintError> {
 
     let (ca_cert, ca_key) = (request.dir.join("ca.crt"), request.dir.join("ca.key"));
     let (ca, authority) = match (ca_cert.exists(), ca_key.exists()) {
-        (true, true) => (Ca::Existing, Authority::read(&ca_cert, &ca_key, now)?),
-        (false, false) => (Ca::New, Authority::make(request.ca_validity, now)?),
+        (true, true) => (Ca::Existing, read(&ca_cert, &ca_key, now)?),
+        (false, false) => (Ca::New, Authority::make(request.ca_validity, now).map_err(MintError::Crypto)?),
         (true, false) => return Err(MintError::HalfAnAuthority { there: ca_cert, missing: ca_key }),
         (false, true) => return Err(MintError::HalfAnAuthority { there: ca_key, missing: ca_cert }),
     };
 
-    let until = (now + request.validity).min(authority.until);
-    let made = request.leaves.iter().map(|leaf| authority.sign(leaf, now, until)).collect::<Result<Vec<_>, _>>()?;
+    let until = (now + request.validity).min(authority.certificate().until());
+    let sign = |leaf| authority.sign(leaf, now, until).map_err(MintError::Crypto);
+    let made = request.leaves.iter().map(sign).collect::<Result<Vec<_>, _>>()?;
 
     folder(&request.dir)?;
     if ca == Ca::New {
-        write(&ca_key, &authority.issuer.key().serialize_pem(), 0o600)?;
-        write(&ca_cert, &authority.pem, 0o644)?;
+        write(&ca_key, &authority.key_pem(), 0o600)?;
+        write(&ca_cert, authority.pem(), 0o644)?;
     }
     let mut leaves = Vec::new();
-    for (leaf, (cert, key)) in request.leaves.iter().zip(made) {
+    for (leaf, Signed { certificate, key }) in request.leaves.iter().zip(made) {
         let at = request.dir.join(&leaf.name);
         folder(&at)?;
         let files = Files::in_folder(at);
-        write(&files.ca, &authority.pem, 0o644)?;
+        write(&files.ca, authority.pem(), 0o644)?;
         write(&files.key, &key, 0o600)?;
-        write(&files.cert, &cert, 0o644)?;
+        write(&files.cert, &certificate, 0o644)?;
         Identity::load(files.clone())?;
         leaves.push((leaf.clone(), files, until));
     }
     Ok(Minted { ca, ca_cert, ca_key, leaves })
 }
 
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    /// All certificates of its file; the first is the one that signs.
-    pem: String,
-    until: SystemTime,
-}
-
-impl Authority {
-    fn make(validity: Duration, now: SystemTime) -> Result<Authority, MintError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let until = now + validity;
-        let mut params = dated(now, until);
-        let tag: String = params.key_identifier(&key).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        // Each authority has a name of its own, so that they can be told apart where one takes over from another.
-        params.distinguished_name = called(&format!("larder authority {tag}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let pem = params.self_signed(&key)?.pem();
-        Ok(Authority { issuer: Issuer::new(params, key), pem, until })
+/// The authority in a folder, if it can sign.
+fn read(cert: &Path, key: &Path, now: SystemTime) -> Result<Authority, MintError> {
+    let unusable = |path: &Path, reason: String| MintError::Authority { path: path.to_owned(), reason };
+    let text = |path: &Path| fs::read_to_string(path).map_err(|error| unusable(path, error.to_string()));
+    let (pem, key_pem) = (text(cert)?, text(key)?);
+    let expired = |certificates: Vec<Certificate>| certificates.first().is_some_and(|first| first.until() <= now);
+    if Certificate::all(&pem).is_ok_and(expired) {
+        return Err(MintError::AuthorityExpired(cert.to_owned()));
     }
-
-    fn read(cert: &Path, key: &Path, now: SystemTime) -> Result<Authority, MintError> {
-        let unusable = |path: &Path, reason: String| MintError::Authority { path: path.to_owned(), reason };
-        let text = |path: &Path| fs::read_to_string(path).map_err(|error| unusable(path, error.to_string()));
-        let pem = text(cert)?;
-        let pair = KeyPair::from_pem(&text(key)?).map_err(|error| unusable(key, error.to_string()))?;
-        let first = &read_certificates(cert)?[0];
-        let (_, until) = validity(first).map_err(|reason| unusable(cert, reason))?;
-        if until <= now {
-            return Err(MintError::AuthorityExpired(cert.to_owned()));
-        }
-        let issuer = Issuer::from_ca_cert_der(first, pair).map_err(|error| unusable(cert, error.to_string()))?;
-        let authority = Authority { issuer, pem, until };
-        authority.check(first, now).map_err(|reason| unusable(key, reason))?;
-        Ok(authority)
-    }
-
-    /// Whether the key belongs to the certificate: what it signs must verify.
-    fn check(&self, certificate: &CertificateDer<'_>, now: SystemTime) -> Result<(), String> {
-        let trial = Leaf { name: "trial".to_owned(), role: Role::Node };
-        let (pem, _) = self.sign(&trial, now, self.until).map_err(|error| error.to_string())?;
-        let leaf = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| error.to_string())?;
-        crate::identity::signed_by(&leaf, certificate, now)
-    }
-
-    /// A leaf's certificate and key, in PEM.
-    fn sign(&self, leaf: &Leaf, now: SystemTime, until: SystemTime) -> Result<(String, String), MintError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = dated(now, until);
-        params.distinguished_name = called(leaf.name.get(..COMMON_NAME).unwrap_or(&leaf.name));
-        params.subject_alt_names = CertificateParams::new([leaf.role.dns_name().to_owned()])?.subject_alt_names;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        let cert = params.signed_by(&key, &self.issuer)?;
-        Ok((cert.pem(), key.serialize_pem()))
-    }
-}
-
-fn dated(now: SystemTime, until: SystemTime) -> CertificateParams {
-    let date =
-        |time: SystemTime| date_time_ymd(1970, 1, 1) + time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut params = CertificateParams::default();
-    params.not_before = date(now.checked_sub(BACKDATED).unwrap_or(SystemTime::UNIX_EPOCH));
-    params.not_after = date(until);
-    params
-}
-
-fn called(name: &str) -> DistinguishedName {
-    let mut distinguished = DistinguishedName::new();
-    distinguished.push(DnType::OrganizationName, "larder");
-    distinguished.push(DnType::CommonName, name);
-    distinguished
+    Authority::parse(&pem, &key_pem).map_err(|error| match error {
+        AuthorityError::Certificate(reason) => unusable(cert, reason),
+        AuthorityError::Key(reason) => unusable(key, reason),
+        AuthorityError::Crypto(_) => MintError::Crypto(error),
+    })
 }
 
 /// As names of Kubernetes nodes are, and never a path.

@@ -14,7 +14,7 @@ mod credentials;
 mod verifier;
 
 use credentials::Credentials;
-pub(crate) use credentials::{signed_by, validity};
+pub(crate) use credentials::{key_fits, signed_by, validity};
 use verifier::names_role;
 
 /// What a certificate says its owner is: a DNS name among its subject alternative names, the same for all nodes. Host
@@ -282,11 +282,6 @@ impl Contents {
         }
         hasher.finish()
     }
-}
-
-/// Reads all certificates of a file; there is at least one.
-pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    certificates(path, &read(path)?)
 }
 
 fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, IdentityError> {

@@ -14,7 +14,7 @@ mod members;
 mod placement;
 mod slices;
 
-pub use certs::{Ca, Leaf, MintError, Minted, Request, mint};
+pub use certs::{Authority, AuthorityError, Ca, Certificate, Leaf, MintError, Minted, Request, Signed, mint};
 pub use exchange::{Distrust, Exchange, Heard, Metrics, Peers, Settings, Swarm, Unheard, WithPeers, probe};
 pub use health::{Admission, Health, PassedOver, Reason};
 pub use identity::{Expiry, Files, Identity, IdentityError, Role};

@@ -139,6 +139,11 @@ pub(crate) fn signed_by(
     believe(std::slice::from_ref(leaf), &roots, now).map_err(|error| error.to_string())
 }
 
+/// Whether a private key is that of a certificate.
+pub(crate) fn key_fits(certificate: &CertificateDer<'_>, key: PrivateKeyDer<'static>) -> bool {
+    CertifiedKey::from_der(vec![certificate.clone().into_owned()], key, &provider()).is_ok()
+}
+
 /// From when until when a certificate is good.
 pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), String> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
