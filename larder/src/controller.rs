@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use apiserver::ApiServer;
-use controller::{Controller, LeaseSettings, Metrics, Settings};
+use controller::{Certificates, Controller, LeaseSettings, Metrics, Settings};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use rand::Rng;
@@ -40,7 +40,10 @@ async fn control(config: Config) -> anyhow::Result<()> {
         name: config.controller.lease.clone(),
         identity,
     };
-    let controller = Controller::new(Settings { server: ApiServer::Environment, lease: lease.clone() }, metrics);
+    let certificates = config.controller.certificates.as_deref();
+    let certificates = certificates.map(|prefix| Certificates::named(&config.controller.namespace, prefix));
+    let settings = Settings { server: ApiServer::Environment, lease: lease.clone(), certificates };
+    let controller = Controller::new(settings, metrics);
 
     let draining = Arc::new(AtomicBool::new(false));
     let admin = admin_port.map(|port| admin(port, registry, controller.clone(), draining.clone()));

@@ -19,6 +19,7 @@ mod sample;
 mod status;
 mod writer;
 
+pub use certificates::Settings as Certificates;
 pub use index::{CacheKey, Index};
 pub use lease::{Lease, LeaseSettings};
 pub use metrics::Metrics;

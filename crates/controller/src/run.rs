@@ -30,6 +30,8 @@ pub struct Settings {
     pub server: ApiServer,
     /// By which of several replicas one leads.
     pub lease: LeaseSettings,
+    /// The certificates that whoever leads looks after, if any.
+    pub certificates: Option<certificates::Settings>,
 }
 
 /// The controller.
@@ -88,6 +90,7 @@ impl Controller {
             writer.forget();
             tokio::select! {
                 () = self.lead(&mut writer, &mut keeper) => {}
+                () = self.certify() => {}
                 // A write in progress is dropped, as another may lead by the time that it would be taken.
                 _ = leading.wait_for(|leading| !*leading) => {}
             }
@@ -105,6 +108,14 @@ impl Controller {
                 }
                 () = tokio::time::sleep_until(next.into()) => {}
             }
+        }
+    }
+
+    /// Looks after the certificates for ever.
+    async fn certify(&self) {
+        match &self.settings.certificates {
+            Some(settings) => match certificates::keep(self.session.clone(), settings.clone()).await {},
+            None => std::future::pending().await,
         }
     }
 

@@ -14,6 +14,8 @@ pub struct Controller {
     pub lease: String,
     /// Who this replica is; made up from the machine's name and chance if nobody says.
     pub identity: Option<String>,
+    /// With what the names of the Secrets begin in which it keeps certificates of nodes and registry; it makes none if nobody says.
+    pub certificates: Option<String>,
 }
 
 impl Default for Controller {
@@ -22,6 +24,7 @@ impl Default for Controller {
             namespace: own_namespace(Path::new(OWN_NAMESPACE)),
             lease: "larder-controller".into(),
             identity: None,
+            certificates: None,
         }
     }
 }
@@ -37,7 +40,7 @@ impl Controller {
             }
             name
         };
-        let (namespace, lease) = (name("namespace"), name("lease"));
+        let (namespace, lease, certificates) = (name("namespace"), name("lease"), name("certificates"));
         let identity: Option<String> = section.value("identity");
         if identity.as_deref() == Some("") {
             section.problem("identity", "must say something, and for each replica something else");
@@ -47,6 +50,7 @@ impl Controller {
             namespace: namespace.unwrap_or(default.namespace),
             lease: lease.unwrap_or(default.lease),
             identity,
+            certificates,
         }
     }
 }
