@@ -114,6 +114,10 @@ pub struct NodeArgs {
     #[arg(long, value_name = "URL", env = "LARDER_REGISTRY", hide_env_values = true)]
     pub registry: Option<String>,
 
+    /// Where other nodes connect to, where there are any [default: 0.0.0.0:7440]
+    #[arg(long, value_name = "ADDR", env = "LARDER_PEERS", hide_env_values = true)]
+    pub peers: Option<Address>,
+
     /// Whether to point the runtimes of this machine at larder [default: true]
     #[arg(long, value_name = "BOOL", env = "LARDER_HOSTS", hide_env_values = true)]
     pub hosts: Option<bool>,
@@ -172,6 +176,10 @@ pub struct ControllerArgs {
     /// The namespace of larder, where the Lease is [default: that of this pod, else larder]
     #[arg(long, value_name = "NAME", env = "LARDER_NAMESPACE", hide_env_values = true)]
     pub namespace: Option<String>,
+
+    /// Make and renew the certificates of nodes and registry, in the Secrets NAME-authority, NAME-nodes and NAME-registry
+    #[arg(long, value_name = "NAME", env = "LARDER_CERTIFICATES", hide_env_values = true)]
+    pub certificates: Option<String>,
 
     /// What to log, such as warn or info,upstream=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "LARDER_LOG", hide_env_values = true)]

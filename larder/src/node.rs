@@ -56,7 +56,8 @@ fn unpin(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Points the runtimes of this machine at the mirror, now and whenever somebody changes their files, until `stop`. What is
-/// written stays when larder ends: a runtime that finds nobody there goes on to the origin. After the first look, `told` is cancelled.
+/// written stays when larder ends, for a runtime that finds nobody there goes on to the origin; unless it is to be taken back,
+/// as where larder is a pod, which may never come again and whose place nobody tidies. After the first look, `told` is cancelled.
 pub async fn keep_pointed(config: &Config, mirror: SocketAddr, stop: CancellationToken, told: &CancellationToken) {
     let settings = config.node.setup(mirror);
     let mut said = Vec::new();
@@ -71,9 +72,22 @@ pub async fn keep_pointed(config: &Config, mirror: SocketAddr, stop: Cancellatio
         }
         told.cancel();
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
+    }
+    if config.node.restore {
+        restore(settings).await;
+    }
+}
+
+/// Takes back what was written, while pulls in progress go on.
+async fn restore(settings: Settings) {
+    match tokio::task::spawn_blocking(move || node::uninstall(&settings)).await {
+        Ok(Ok(findings)) if findings.is_empty() => tracing::info!("the runtimes' files are as they were before larder"),
+        Ok(Ok(findings)) => tell(&findings, &[]),
+        Ok(Err(error)) => tracing::error!(%error, "cannot restore the runtimes' files"),
+        Err(error) => tracing::error!(%error, "cannot restore the runtimes' files"),
     }
 }
 

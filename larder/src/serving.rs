@@ -183,12 +183,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let stop_admin = CancellationToken::new();
     let pointing = config.role == Role::Node && config.node.hosts;
     let pointed = async {
-        match pointing {
-            true => crate::node::keep_pointed(&config, clients, stop.clone(), &told).await,
-            false => {
-                told.cancel();
-                std::future::pending().await
-            }
+        if pointing {
+            crate::node::keep_pointed(&config, clients, stop.clone(), &told).await;
+        } else {
+            told.cancel();
         }
     };
     let admin = admin.map(|admin| tokio::spawn(admin.run(stop_admin.clone())));
@@ -199,17 +197,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         stop.cancel();
         signals.next().await
     };
-    tokio::pin!(pointed);
-    let served = async {
-        let mut server = std::pin::pin!(server.run(stop.clone(), config.grace));
-        tokio::select! {
-            () = &mut server => {}
-            // The server goes on to its own end.
-            () = &mut pointed => server.await,
-        }
-    };
+    // Both go on until the stop, and may take a while then.
+    let served = async { tokio::join!(server.run(stop.clone(), config.grace), pointed) };
     tokio::select! {
-        () = served => {}
+        _ = served => {}
         signal = drain => {
             tracing::warn!(signal, "ending at once");
             std::process::exit(1);

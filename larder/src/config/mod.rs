@@ -138,6 +138,9 @@ impl Config {
         if let Some(registry) = &flags.registry {
             config.node.registry = Some(registry.clone());
         }
+        if let (Some(Address(listen)), Some(peers)) = (flags.peers, &mut config.node.peers) {
+            peers.listen = listen;
+        }
         if let Some(hosts) = flags.hosts {
             config.node.hosts = hosts;
         }
@@ -167,6 +170,13 @@ impl Config {
                 return Err(Failure::Usage(format!("--namespace: {namespace:?} {what}")));
             }
             config.controller.namespace.clone_from(namespace);
+        }
+        if let Some(certificates) = &flags.certificates {
+            if !controller::is_name(certificates) {
+                let what = "cannot begin the names of Secrets: write lower-case letters, digits and -";
+                return Err(Failure::Usage(format!("--certificates: {certificates:?} {what}")));
+            }
+            config.controller.certificates = Some(certificates.clone());
         }
         Ok(config)
     }

@@ -24,6 +24,8 @@ pub struct Node {
     pub answer: Duration,
     /// Whether the runtimes of this machine are pointed at the mirror.
     pub hosts: bool,
+    /// Whether what was written for the runtimes is taken back when larder ends.
+    pub restore: bool,
     /// The root of the machine's file system, as this process sees it.
     pub host_root: PathBuf,
     /// The registries that CRI-O asks the mirror for.
@@ -42,6 +44,7 @@ impl Default for Node {
             registry_certificates: None,
             answer: Duration::from_secs(8),
             hosts: true,
+            restore: false,
             host_root: PathBuf::from("/"),
             crio: ["docker.io", "ghcr.io", "quay.io", "registry.k8s.io"]
                 .map(|name| name.parse().expect("a host"))
@@ -68,6 +71,7 @@ impl Node {
             registry_certificates: section.value("registry_certificates"),
             answer,
             hosts: section.value("hosts").unwrap_or(default.hosts),
+            restore: section.value("restore").unwrap_or(default.restore),
             host_root: section.value("host_root").unwrap_or(default.host_root),
             crio: crio.map_or(default.crio, Iterator::collect),
             peers: section.section("peers").and_then(|section| Peering::read(section, checks)),
