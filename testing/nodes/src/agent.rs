@@ -1,11 +1,10 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use testbed::larder::binary;
 use testbed::{Launch, Machine, Node, Process, wait_for};
 
 /// Where a runtime finds its node's larder.
@@ -15,24 +14,6 @@ pub const MIRROR: &str = "127.0.0.1:7439";
 const ADMIN: &str = "127.0.0.1:7441";
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The binary of this workspace, built as its tests are if its sources have changed; `LARDER_BIN` names another.
-pub fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(path) = std::env::var_os("LARDER_BIN") {
-            return path.into();
-        }
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("testing/nodes is in it");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "-q", "--workspace", "--bin", "larder"])
-            .current_dir(workspace)
-            .status();
-        assert!(built.is_ok_and(|status| status.success()), "larder cannot be built");
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-        target.join("debug/larder")
-    })
-}
 
 /// `larder registry` on a machine, for the nodes of its cluster.
 pub struct Registry {

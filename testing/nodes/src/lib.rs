@@ -6,6 +6,7 @@ mod peering;
 mod puller;
 
 pub use account::{KUBECONFIG, give_account, install_definitions, make_account};
-pub use agent::{Agent, MIRROR, Registry, await_ready, binary, is_ready, metric};
+pub use agent::{Agent, MIRROR, Registry, await_ready, is_ready, metric};
 pub use peering::{certify, member, peering};
 pub use puller::{Puller, Way};
+pub use testbed::larder::binary;

@@ -40,7 +40,7 @@ impl Group {
     pub const fn programs(self) -> &'static [Program] {
         use Program::{
             ApiServer, CniHostLocal, CniLoopback, CniPortmap, CniPtp, Conformance, Containerd, Containerd17,
-            ControllerManager, CoreDns, Crane, Crictl, Ctr, KubeProxy, Kubectl, Kubelet, Oras, Regctl, Registry,
+            ControllerManager, CoreDns, Crane, Crictl, Ctr, Helm, KubeProxy, Kubectl, Kubelet, Oras, Regctl, Registry,
             Scheduler, Shim, Shim17,
         };
         match self {
@@ -64,6 +64,7 @@ impl Group {
                 CniLoopback,
                 CniHostLocal,
                 CniPortmap,
+                Helm,
             ],
         }
     }

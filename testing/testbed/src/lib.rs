@@ -20,8 +20,10 @@ mod authority;
 mod cgroup;
 mod cluster;
 mod control;
+mod helm;
 mod image;
 mod kubectl;
+pub mod larder;
 mod machine;
 mod narrow;
 mod network;
@@ -36,6 +38,7 @@ mod wait;
 
 pub use cluster::{Cluster, Other, with_cluster};
 pub use control::Control;
+pub use helm::Helm;
 pub use image::{Blob, Image, Layer, Written};
 pub use kubectl::{Kubectl, has_condition};
 pub use machine::Machine;

@@ -16,11 +16,14 @@ use signal_hook::{
     iterator::Signals,
 };
 use testbed::{
-    Cluster, ClusterSpec, Image, Layer, NodeSpec, Rate, Record, Runtime, is_running, names, remove_logs, sweep,
+    Cluster, ClusterSpec, Image, Layer, NodeSpec, Rate, Record, Runtime, is_running, larder, names, remove_logs, sweep,
     wait_for,
 };
 
 mod bench;
+
+/// The tag of larder's image in a cluster.
+const TAG: &str = "1";
 
 /// A real Kubernetes cluster on this machine, to develop and test in.
 #[derive(Parser)]
@@ -45,6 +48,9 @@ enum Action {
         /// How many of the nodes, counted from the last, run containerd 1.7.
         #[arg(long, default_value_t = 0)]
         containerd_17: usize,
+        /// Install larder, built from this repository, by its chart.
+        #[arg(long)]
+        larder: bool,
     },
     /// End a cluster, and clear away what killed ones have left; of this one, the logs too.
     Down,
@@ -118,7 +124,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode> {
     let name = arguments.name;
     match arguments.action {
-        Action::Up { nodes, zones, containerd_17 } => up(&name, nodes, zones, containerd_17)?,
+        Action::Up { nodes, zones, containerd_17, larder } => up(&name, nodes, zones, containerd_17, larder)?,
         Action::Down => down(&name)?,
         Action::Status => status()?,
         Action::Exec { machine, command } => {
@@ -155,7 +161,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn up(name: &str, nodes: usize, zones: usize, containerd_17: usize) -> Result<()> {
+fn up(name: &str, nodes: usize, zones: usize, containerd_17: usize, larder: bool) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen to signals")?;
     let handle = signals.handle();
     let waiting = thread::spawn(move || {
@@ -173,6 +179,11 @@ fn up(name: &str, nodes: usize, zones: usize, containerd_17: usize) -> Result<()
         handle.close();
     }
     let cluster = started?;
+    if larder {
+        eprintln!("installing larder");
+        larder::push(&cluster, &[TAG])?;
+        larder::release(&cluster, TAG, &[])?;
+    }
     println!("export KUBECONFIG={}", cluster.kubectl().config().display());
     println!("kubectl: {}", cluster.program(Program::Kubectl).display());
     println!("logs:    {}", cluster.dir().join("logs").display());

@@ -234,6 +234,19 @@ impl Origin {
         push(self.machine.command(&self.crane), &layout, &self.spec, name, image)
     }
 
+    /// Pushes the image of an OCI archive as `repository:tag`.
+    ///
+    /// # Errors
+    ///
+    /// It is no such archive, or the origin refuses it.
+    pub fn push_archive(&self, name: &str, archive: &Path) -> Result<()> {
+        let number = self.pushes.fetch_add(1, Ordering::Relaxed);
+        let layout = self.dir.join(format!("layout-{number}"));
+        fs::create_dir_all(&layout)?;
+        output_of(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(&layout))?;
+        push_layout(self.machine.command(&self.crane), &layout, &self.spec, name)
+    }
+
     /// The content of an image pull secret (`.dockerconfigjson`) that it accepts.
     #[must_use]
     pub fn docker_config(&self) -> String {
@@ -253,14 +266,14 @@ impl Origin {
 }
 
 /// Makes an image in `layout` and pushes it with `crane`, which must run where the origin's names are known.
-pub(crate) fn push(
-    mut crane: Command,
-    layout: &Path,
-    origin: &OriginSpec,
-    name: &str,
-    image: &Image,
-) -> Result<Written> {
+pub(crate) fn push(crane: Command, layout: &Path, origin: &OriginSpec, name: &str, image: &Image) -> Result<Written> {
     let written = image.write(layout).with_context(|| format!("cannot make {name}"))?;
+    push_layout(crane, layout, origin, name)?;
+    Ok(written)
+}
+
+/// Pushes the image in `layout`, which is gone then.
+fn push_layout(mut crane: Command, layout: &Path, origin: &OriginSpec, name: &str) -> Result<()> {
     let config = layout.join("docker");
     write(
         &config.join("config.json"),
@@ -269,7 +282,7 @@ pub(crate) fn push(
     crane.arg("push").arg(layout).arg(format!("{}/{name}", origin.host)).env("DOCKER_CONFIG", &config);
     output_of(&mut crane)?;
     fs::remove_dir_all(layout)?;
-    Ok(written)
+    Ok(())
 }
 
 fn docker_config(host: &str) -> String {

@@ -1,0 +1,5 @@
+//! What tests of the chart share: what it comes to.
+
+mod rendered;
+
+pub use rendered::{documents, template};
