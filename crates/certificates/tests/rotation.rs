@@ -29,7 +29,8 @@ impl Secrets {
 
     /// Writes what shall be there, and tells what is new.
     fn look(&mut self, now: SystemTime) -> Vec<Step> {
-        let plan = plan(Standing::of(&self.authority, &self.holders), &Terms::default(), now).unwrap();
+        let plan =
+            plan(Standing::of(&self.authority, &self.holders), &Terms::default(), now).expect("the cryptography works");
         self.authority.data = plan.authority;
         for (found, (data, since)) in self.holders.iter_mut().zip(plan.holders) {
             *found = Found { data, trusted_since: Some(since) };
@@ -39,7 +40,7 @@ impl Secrets {
 }
 
 fn certificates(data: &Data, key: &str) -> Vec<Certificate> {
-    Certificate::all(std::str::from_utf8(&data[key]).unwrap()).unwrap()
+    Certificate::all(std::str::from_utf8(&data[key]).expect("PEM is text")).expect("it is PEM")
 }
 
 /// Whether one who has mounted `one` lets in one who has mounted `other`.

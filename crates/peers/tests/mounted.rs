@@ -12,20 +12,20 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Puts files where kubelet does: into a folder of their own, to which `..data` leads.
 fn mount(volume: &Path, version: &str, files: &[(&str, &str)]) {
     let folder = volume.join(version);
-    fs::create_dir(&folder).unwrap();
+    fs::create_dir(&folder).expect("the folder can be written");
     for (name, text) in files {
-        fs::write(folder.join(name), text).unwrap();
+        fs::write(folder.join(name), text).expect("the folder can be written");
         let link = volume.join(name);
         if !link.is_symlink() {
-            symlink(Path::new("..data").join(name), link).unwrap();
+            symlink(Path::new("..data").join(name), link).expect("the folder can be written");
         }
     }
     let new = volume.join("..data_tmp");
-    symlink(version, &new).unwrap();
+    symlink(version, &new).expect("the folder can be written");
     let before = fs::read_link(volume.join("..data")).ok();
-    fs::rename(new, volume.join("..data")).unwrap();
+    fs::rename(new, volume.join("..data")).expect("the folder can be written");
     if let Some(before) = before {
-        fs::remove_dir_all(volume.join(before)).unwrap();
+        fs::remove_dir_all(volume.join(before)).expect("the folder can be written");
     }
 }
 
