@@ -64,7 +64,7 @@ pub struct Images {
 }
 
 /// Matches images for which all that it says holds.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[x_kube(
     validation = Rule::new("has(self.registry) || has(self.repository) || has(self.namespace)")
         .message("a rule names a registry, a repository or a namespace; one that names nothing would match everything")
@@ -128,7 +128,7 @@ fn most_of_it() -> u32 {
 
 /// What nodes remove of what their container runtime has. Never an image that is in use, pinned, wanted by an ImageCache, being pulled,
 /// or the runtime's own.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[x_kube(
     validation = Rule::new("has(self.diskBelow) ? has(self.diskAbove) : true")
         .message("diskBelow says how far to go once the use is above diskAbove: give diskAbove too"),

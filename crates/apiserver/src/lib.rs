@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod cause;
+mod event;
 mod follow;
 mod line;
 mod need;
@@ -34,6 +35,7 @@ mod session;
 mod watch;
 
 pub use cause::innermost;
+pub use event::NodeEvent;
 pub use follow::{News, follow};
 pub use line::{ApiServer, NoWay};
 pub use need::{Need, reason, refusal};

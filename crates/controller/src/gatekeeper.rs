@@ -2,12 +2,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apiserver::{Need, Session, reason};
+use apiserver::{Need, NodeEvent, Session, reason};
 use http::{Request, header};
-use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Api;
-use kube::api::{ObjectMeta, PostParams};
+use k8s_openapi::api::core::v1::Node;
 
 use crate::FIELD_MANAGER;
 use crate::gate::{Release, Why};
@@ -90,41 +87,17 @@ impl Gatekeeper {
         };
         self.metrics.releases.get_or_create(&Released { reason: reason_label }).inc();
         let Some(message) = event else { return };
-        let written = tokio::time::timeout(LIMIT, self.write_event(release, message)).await;
+        let event = NodeEvent {
+            node,
+            uid: &release.uid,
+            warning: true,
+            reason: "WarmingTimeout",
+            message: &message,
+            component: FIELD_MANAGER,
+        };
+        let written = tokio::time::timeout(LIMIT, event.write(&self.session)).await;
         if let Ok(Err(why)) | Err(why) = written.map_err(|_| "the API server does not answer".to_owned()) {
             tracing::warn!(%node, why, "cannot write an event");
-        }
-    }
-
-    async fn write_event(&self, release: &Release, message: String) -> Result<(), String> {
-        let client = self.session.client().await.map_err(|error| error.to_string())?;
-        let now = Time(k8s_openapi::jiff::Timestamp::now());
-        let event = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", release.node)),
-                namespace: Some("default".to_owned()),
-                ..ObjectMeta::default()
-            },
-            involved_object: ObjectReference {
-                kind: Some("Node".to_owned()),
-                api_version: Some("v1".to_owned()),
-                name: Some(release.node.to_string()),
-                uid: Some(release.uid.clone()),
-                ..ObjectReference::default()
-            },
-            type_: Some("Warning".to_owned()),
-            reason: Some("WarmingTimeout".to_owned()),
-            message: Some(message),
-            count: Some(1),
-            first_timestamp: Some(now.clone()),
-            last_timestamp: Some(now),
-            source: Some(EventSource { component: Some(FIELD_MANAGER.to_owned()), host: None }),
-            ..Event::default()
-        };
-        let events: Api<Event> = Api::namespaced(client, "default");
-        match events.create(&PostParams::default(), &event).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(reason(&error, &Need::of::<Event>("create", Some("default")))),
         }
     }
 }

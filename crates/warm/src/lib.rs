@@ -36,7 +36,7 @@ pub use labels::Labels;
 pub use node::{Node, Taint};
 pub use objection::{Objection, objections};
 pub use plan::{Plan, Wanter, Wish};
-pub use rule::covers;
+pub use rule::{covers, keeps};
 pub use selection::{Unselected, selection, selects, selects_labels};
 pub use standing::{Standing, Standings};
 pub use wanted::{Left, Wanted, images_of_workloads};

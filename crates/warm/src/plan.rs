@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use api::{CachePolicySpec, ImageCache, OnDelete, Permission, PrivateImages};
+use api::{CachePolicySpec, Cleanup, CleanupMode, ImageCache, OnDelete, Permission, PrivateImages};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use oci::{Digest, Image, Reference};
 
@@ -17,6 +17,8 @@ pub struct Plan {
     pub wishes: Vec<Wish>,
     /// The most pulls at once.
     pub pulls: u32,
+    /// What goes of images that nothing wants or uses; nothing if not given.
+    pub cleanup: Option<Cleanup>,
 }
 
 /// An image that is to be ready on the node.
@@ -70,7 +72,8 @@ impl Plan {
         let mut caches: Vec<&ImageCache> = caches.iter().map(Borrow::borrow).filter(counts).collect();
         caches.sort_by_key(|cache| (Reverse(cache.spec.priority), &cache.metadata.namespace, &cache.metadata.name));
 
-        let mut plan = Plan { wishes: Vec::new(), pulls: policy.image_caches.pulls_per_node };
+        let cleanup = policy.cleanup.clone().filter(|cleanup| cleanup.mode != CleanupMode::Off);
+        let mut plan = Plan { wishes: Vec::new(), pulls: policy.image_caches.pulls_per_node, cleanup };
         let mut places: HashMap<Image, usize> = HashMap::new();
         // When the answer was found that a wish has its digest from.
         let mut found: Vec<Option<Time>> = Vec::new();

@@ -7,6 +7,12 @@ pub fn covers(images: &Images, image: &Image, namespace: &str) -> bool {
     (images.include.is_empty() || matching(&images.include)) && !matching(&images.exclude)
 }
 
+/// Whether one of the rules of a node's cleanup keeps an image. Nodes do not know the namespaces of those who name it, so what a rule says of
+/// these holds for all images.
+pub fn keeps(rules: &[ImageRule], image: &Image) -> bool {
+    rules.iter().any(|rule| matches(&ImageRule { namespace: None, ..rule.clone() }, image, ""))
+}
+
 /// All that a rule says must hold.
 fn matches(rule: &ImageRule, image: &Image, namespace: &str) -> bool {
     let fits = |pattern: &Option<String>, text: &str| {
@@ -68,6 +74,17 @@ mod tests {
             assert_eq!(covered(&json!({"include": [rule]}), image, namespace), expected, "{rule} {image} {namespace}");
             assert_eq!(covered(&json!({"exclude": [rule]}), image, namespace), !expected, "{rule} {image} {namespace}");
         }
+    }
+
+    #[test]
+    fn a_cleanup_keeps_what_a_rule_matches_in_any_namespace() {
+        let rules: Vec<ImageRule> =
+            serde_json::from_value(json!([{"registry": "ghcr.io", "namespace": "shop"}, {"repository": "*:keep"}]))
+                .unwrap();
+        for (image, kept) in [("ghcr.io/a:1", true), ("quay.io/a:1", false), ("quay.io/a:keep", true)] {
+            assert_eq!(keeps(&rules, &image.parse().unwrap()), kept, "{image}");
+        }
+        assert!(!keeps(&[], &"ghcr.io/a:1".parse().unwrap()));
     }
 
     #[test]

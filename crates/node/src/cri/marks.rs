@@ -2,7 +2,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tonic::Request;
 use tonic::metadata::MetadataValue;
@@ -22,6 +23,8 @@ const KUBERNETES: &str = "k8s.io";
 const PINNED: &str = "io.cri-containerd.pinned";
 /// By which larder knows an image that it pinned or pulled.
 const MARK: &str = "larder.dev/prefetch";
+/// By which larder knows when an image was last used.
+const LAST_USE: &str = "larder.dev/last-use";
 
 /// What larder has to do with an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +37,25 @@ pub enum Mark {
     Remove,
 }
 
-/// Remembers marks, and pins. With containerd they are labels on the image's record of its ID, which no pull takes off (those on a name are
+/// When an image was last of use, as far as was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LastUse {
+    /// A container used it then.
+    Used(SystemTime),
+    /// None has used it since it was seen first, which was then.
+    Seen(SystemTime),
+}
+
+/// What is remembered of an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// What larder has to do with it.
+    pub mark: Option<Mark>,
+    /// When it was last of use, if anybody has looked.
+    pub last_use: Option<LastUse>,
+}
+
+/// Remembers marks and last uses, and pins. With containerd they are labels on the image's record of its ID, which no pull takes off (those on a name are
 /// dropped by the next pull of it) and which are gone when the image is. CRI-O has neither labels nor pins: marks live as long as this
 /// does, and a restart forgets what was pulled, so that it stays.
 #[derive(Clone, Debug)]
@@ -42,7 +63,7 @@ pub enum Marks {
     /// As labels of containerd.
     Labels(Channel),
     /// In memory.
-    Memory(Arc<Mutex<HashMap<String, Mark>>>),
+    Memory(Arc<Mutex<HashMap<String, Remembered>>>),
 }
 
 impl Marks {
@@ -65,27 +86,58 @@ impl Marks {
         matches!(self, Marks::Labels(_))
     }
 
-    /// All marks, by the IDs of images, of which `images` are there. Cancellation safe.
+    /// All that is remembered, by the IDs of images, of which `images` are there. Cancellation safe.
     ///
     /// # Errors
     /// The runtime does not tell within ten seconds.
-    pub async fn all(&self, images: &[CriImage]) -> Result<HashMap<String, Mark>, CriError> {
+    pub async fn all(&self, images: &[CriImage]) -> Result<HashMap<String, Remembered>, CriError> {
         let channel = match self {
             Marks::Labels(channel) => channel,
             Marks::Memory(marks) => {
-                let mut marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut marks = locked(marks);
                 // What comes back after it was gone is another one.
                 marks.retain(|id, _| images.iter().any(|image| image.id == *id));
                 return Ok(marks.clone());
             }
         };
-        let question = ListRecordsRequest { filters: vec![format!("labels.\"{MARK}\"")] };
+        let question =
+            ListRecordsRequest { filters: [MARK, LAST_USE].map(|label| format!("labels.\"{label}\"")).into() };
         let list: ListRecordsResponse = within(QUESTION, ask(channel, LIST, in_kubernetes(question))).await?;
-        let marks = list.images.into_iter().filter_map(|record| {
-            let mark = record.labels.get(MARK)?.parse().ok()?;
-            Some((record.name, mark))
-        });
-        Ok(marks.collect())
+        let remembered = |record: &Record| Remembered {
+            mark: record.labels.get(MARK).and_then(|text| text.parse().ok()),
+            last_use: record.labels.get(LAST_USE).and_then(|text| text.parse().ok()),
+        };
+        Ok(list.images.into_iter().map(|record| (record.name.clone(), remembered(&record))).collect())
+    }
+
+    /// Remembers when the image of an ID was last of use. Cancelled, it may be done or not.
+    ///
+    /// # Errors
+    /// As [`set`](Marks::set).
+    pub async fn use_at(&self, id: &str, last_use: LastUse) -> Result<(), CriError> {
+        match self {
+            Marks::Labels(channel) => {
+                label(channel, id, HashMap::from([(LAST_USE.to_owned(), last_use.to_string())])).await
+            }
+            Marks::Memory(marks) => {
+                locked(marks).entry(id.to_owned()).or_default().last_use = Some(last_use);
+                Ok(())
+            }
+        }
+    }
+
+    /// Remembers no more when the image of an ID was last of use. Cancelled, it may be done or not.
+    ///
+    /// # Errors
+    /// As [`set`](Marks::set).
+    pub async fn forget_use(&self, id: &str) -> Result<(), CriError> {
+        match self {
+            Marks::Labels(channel) => label(channel, id, HashMap::from([(LAST_USE.to_owned(), String::new())])).await,
+            Marks::Memory(marks) => {
+                locked(marks).entry(id.to_owned()).or_default().last_use = None;
+                Ok(())
+            }
+        }
     }
 
     /// Marks and pins the image of an ID, or takes both off. Cancelled, it may be done or not.
@@ -96,34 +148,73 @@ impl Marks {
         let channel = match self {
             Marks::Labels(channel) => channel,
             Marks::Memory(marks) => {
-                let mut marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
-                match mark {
-                    Some(mark) => marks.insert(id.to_owned(), mark),
-                    None => marks.remove(id),
-                };
+                locked(marks).entry(id.to_owned()).or_default().mark = mark;
                 return Ok(());
             }
         };
-        let question = UpdateRecordRequest {
-            image: Some(Record {
-                name: id.to_owned(),
-                // A label that is empty is taken off.
-                labels: HashMap::from([
-                    (MARK.to_owned(), mark.map(|mark| mark.to_string()).unwrap_or_default()),
-                    (PINNED.to_owned(), if pinned { "pinned".to_owned() } else { String::new() }),
-                ]),
-                target: Some(Descriptor {}),
-            }),
-            update_mask: Some(FieldMask { paths: vec![format!("labels.{MARK}"), format!("labels.{PINNED}")] }),
-        };
-        within(QUESTION, ask::<_, ()>(channel, UPDATE, in_kubernetes(question))).await
+        // A label that is empty is taken off.
+        let labels = HashMap::from([
+            (MARK.to_owned(), mark.map(|mark| mark.to_string()).unwrap_or_default()),
+            (PINNED.to_owned(), if pinned { "pinned".to_owned() } else { String::new() }),
+        ]);
+        label(channel, id, labels).await
     }
+}
+
+/// Writes these labels of the record of an ID, and leaves the others.
+async fn label(channel: &Channel, id: &str, labels: HashMap<String, String>) -> Result<(), CriError> {
+    let paths = labels.keys().map(|label| format!("labels.{label}")).collect();
+    let question = UpdateRecordRequest {
+        image: Some(Record { name: id.to_owned(), labels, target: Some(Descriptor {}) }),
+        update_mask: Some(FieldMask { paths }),
+    };
+    within(QUESTION, ask::<_, ()>(channel, UPDATE, in_kubernetes(question))).await
+}
+
+fn locked(marks: &Mutex<HashMap<String, Remembered>>) -> MutexGuard<'_, HashMap<String, Remembered>> {
+    // Nothing that holds the lock leaves the map half changed.
+    marks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn in_kubernetes<T>(question: T) -> Request<T> {
     let mut request = Request::new(question);
     request.metadata_mut().insert(NAMESPACE, MetadataValue::from_static(KUBERNETES));
     request
+}
+
+impl LastUse {
+    /// When that was.
+    pub fn at(self) -> SystemTime {
+        match self {
+            LastUse::Used(at) | LastUse::Seen(at) => at,
+        }
+    }
+}
+
+/// With the seconds since 1970.
+impl fmt::Display for LastUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self {
+            LastUse::Used(_) => "used",
+            LastUse::Seen(_) => "seen",
+        };
+        let seconds = self.at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        write!(f, "{word}-{seconds}")
+    }
+}
+
+impl FromStr for LastUse {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<LastUse, ()> {
+        let (word, seconds) = text.split_once('-').ok_or(())?;
+        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds.parse().map_err(drop)?)).ok_or(())?;
+        match word {
+            "used" => Ok(LastUse::Used(at)),
+            "seen" => Ok(LastUse::Seen(at)),
+            _ => Err(()),
+        }
+    }
 }
 
 impl fmt::Display for Mark {
@@ -154,6 +245,14 @@ mod tests {
             assert_eq!(mark.to_string().parse(), Ok(mark));
         }
         assert_eq!("pinned".parse::<Mark>(), Err(()));
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        for last_use in [LastUse::Used(at), LastUse::Seen(at)] {
+            assert_eq!(last_use.to_string().parse(), Ok(last_use));
+        }
+        for text in ["", "used", "used-", "used--1", "gone-1", "used-99999999999999999999", "used-18446744073709551615"]
+        {
+            assert_eq!(text.parse::<LastUse>(), Err(()), "{text}");
+        }
     }
 
     #[tokio::test]
@@ -165,8 +264,16 @@ mod tests {
         marks.set("a", None, false).await.unwrap();
         let image = |id: &str| CriImage { id: id.to_owned(), ..CriImage::default() };
         let all = marks.all(&[image("a"), image("b")]).await.unwrap();
-        assert_eq!(all, HashMap::from([("b".to_owned(), Mark::Remove)]));
-        assert!(marks.all(&[image("a")]).await.unwrap().is_empty(), "it is gone");
+        let marked = |id: &str| all.get(id).and_then(|remembered| remembered.mark);
+        assert_eq!((marked("a"), marked("b")), (None, Some(Mark::Remove)));
+        let used = LastUse::Used(SystemTime::UNIX_EPOCH);
+        marks.use_at("b", used).await.unwrap();
+        let all = marks.all(&[image("b")]).await.unwrap();
+        assert_eq!(
+            all,
+            HashMap::from([("b".to_owned(), Remembered { mark: Some(Mark::Remove), last_use: Some(used) })])
+        );
+        assert!(marks.all(&[image("c")]).await.unwrap().is_empty(), "it is gone");
         assert!(marks.all(&[image("b")]).await.unwrap().is_empty(), "and forgotten");
     }
 }

@@ -75,12 +75,39 @@ pub(super) struct ListContainersResponse {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Container {
+    #[prost(string, tag = "1")]
+    pub id: String,
     #[prost(message, optional, tag = "4")]
     pub image: Option<ImageSpec>,
     #[prost(string, tag = "5")]
     pub image_ref: String,
     #[prost(string, tag = "10")]
     pub image_id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct OneContainer {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ContainerStatusResponse {
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<ContainerStatus>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ContainerStatus {
+    #[prost(message, repeated, tag = "14")]
+    pub mounts: Vec<Mount>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Mount {
+    /// Of an image volume.
+    #[prost(message, optional, tag = "9")]
+    pub image: Option<ImageSpec>,
 }
 
 /// An image record of containerd.

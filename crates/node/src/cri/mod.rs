@@ -3,8 +3,9 @@
 mod marks;
 mod messages;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tonic::Code;
@@ -12,11 +13,11 @@ use tonic::transport::Channel;
 
 use crate::grpc::{call, endpoint};
 use messages::{
-    ImageFsInfoResponse, ImageSpec, ImageStatusResponse, ListContainersResponse, ListImagesResponse, OneImage,
-    PullImageResponse,
+    ContainerStatusResponse, ImageFsInfoResponse, ImageSpec, ImageStatusResponse, ListContainersResponse,
+    ListImagesResponse, OneContainer, OneImage, PullImageResponse,
 };
 
-pub use marks::{Mark, Marks};
+pub use marks::{LastUse, Mark, Marks, Remembered};
 
 const LIST_IMAGES: &str = "/runtime.v1.ImageService/ListImages";
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
@@ -24,6 +25,7 @@ const PULL_IMAGE: &str = "/runtime.v1.ImageService/PullImage";
 const REMOVE_IMAGE: &str = "/runtime.v1.ImageService/RemoveImage";
 const IMAGE_FS_INFO: &str = "/runtime.v1.ImageService/ImageFsInfo";
 const LIST_CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
+const CONTAINER_STATUS: &str = "/runtime.v1.RuntimeService/ContainerStatus";
 
 /// How long a question may take that a runtime answers from memory.
 const QUESTION: Duration = Duration::from_secs(10);
@@ -45,6 +47,8 @@ const ALIVE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Cri {
     channel: Channel,
+    /// The images that containers have as volumes, by their IDs: of a container that never changes.
+    volumes: Arc<Mutex<HashMap<String, Vec<String>>>>,
 }
 
 /// An image that a runtime has.
@@ -101,7 +105,7 @@ impl Cri {
     pub fn at(socket: &Path) -> Result<Cri, CriError> {
         let endpoint = endpoint(socket).ok_or_else(|| CriError::Path(socket.to_owned()))?;
         let endpoint = endpoint.http2_keep_alive_interval(ALIVE_EVERY).keep_alive_timeout(ALIVE);
-        Ok(Cri { channel: endpoint.connect_lazy() })
+        Ok(Cri { channel: endpoint.connect_lazy(), volumes: Arc::default() })
     }
 
     /// What it has. Cancellation safe.
@@ -149,17 +153,42 @@ impl Cri {
         Ok(first.map(|id| PathBuf::from(id.mountpoint)).filter(|path| path.is_absolute()))
     }
 
-    /// Names and IDs of the images of all containers that exist, ended ones included. Cancellation safe.
+    /// Names and IDs of the images of all containers that exist, ended ones and image volumes included. Cancellation safe.
     ///
     /// # Errors
     /// It does not say within ten seconds.
     pub async fn used(&self) -> Result<HashSet<String>, CriError> {
         let list: ListContainersResponse = within(QUESTION, call(&self.channel, LIST_CONTAINERS, ())).await?;
-        let names = list.containers.into_iter().flat_map(|container| {
+        let mut names = HashSet::new();
+        let mut volumes = HashMap::new();
+        for container in list.containers {
+            let known = self.volumes.lock().unwrap_or_else(PoisonError::into_inner).get(&container.id).cloned();
+            let images = match known {
+                Some(images) => images,
+                None => self.volumes_of(&container.id).await?,
+            };
+            names.extend(images.iter().cloned());
+            volumes.insert(container.id, images);
             let image = container.image.map(|spec| spec.image).unwrap_or_default();
-            [image, container.image_ref, container.image_id]
-        });
-        Ok(names.filter(|name| !name.is_empty()).collect())
+            names.extend([image, container.image_ref, container.image_id]);
+        }
+        *self.volumes.lock().unwrap_or_else(PoisonError::into_inner) = volumes;
+        names.remove("");
+        Ok(names)
+    }
+
+    /// The images that a container has as volumes.
+    async fn volumes_of(&self, id: &str) -> Result<Vec<String>, CriError> {
+        let one = OneContainer { id: id.to_owned() };
+        match within(QUESTION, call::<_, ContainerStatusResponse>(&self.channel, CONTAINER_STATUS, one)).await {
+            Ok(answer) => {
+                let mounts = answer.status.into_iter().flat_map(|status| status.mounts);
+                Ok(mounts.filter_map(|mount| mount.image).map(|image| image.image).collect())
+            }
+            // It is gone since.
+            Err(CriError::Failed { code: Code::NotFound, .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use api::{NodeBytes, NodeCacheStatus};
+use api::{NodeBytes, NodeCacheStatus, NodeImage};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use oci::Image;
 
 use super::failure::Reason;
@@ -13,7 +14,7 @@ const APART: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(200);
 /// How long what nobody waits for may be unsaid: how far a long list of images has come, what pods pull, how often something was tried.
 const LEISURE: Duration = Duration::from_secs(60);
-/// How long figures of the disk alone may be out of date. They never stand still.
+/// How long figures of the disk alone, and when images were last used, may be out of date. They never stand still.
 const FIGURES: Duration = Duration::from_secs(600);
 
 /// When a NodeCache is written: with thousands of nodes, what a change of an ImageCache costs the API server is each node's word that it has
@@ -41,6 +42,8 @@ struct News {
     /// What all wanted images are, once nothing is coming or waiting any more.
     settled: Option<Vec<Option<String>>>,
     blind: bool,
+    /// When images were last removed.
+    cleaned: Option<Time>,
 }
 
 impl Bulletin {
@@ -81,12 +84,18 @@ impl News {
             failing: report.failing.clone(),
             settled: report.settled.then(|| wanted().map(|image| image.digest.clone()).collect()),
             blind: report.blind.is_some(),
+            cleaned: report.status.last_cleanup.as_ref().map(|cleanup| cleanup.time.clone()),
         }
     }
 }
 
 fn without_figures(status: &NodeCacheStatus) -> NodeCacheStatus {
-    NodeCacheStatus { bytes: NodeBytes { images: status.bytes.images, ..NodeBytes::default() }, ..status.clone() }
+    let image = |image: &NodeImage| NodeImage { last_used: None, ..image.clone() };
+    NodeCacheStatus {
+        bytes: NodeBytes { images: status.bytes.images, ..NodeBytes::default() },
+        images: status.images.iter().map(image).collect(),
+        ..status.clone()
+    }
 }
 
 #[cfg(test)]

@@ -2,15 +2,16 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Instant;
 
+use api::LastCleanup;
 use oci::{Digest, Image, Reference};
 use warm::{Plan, Wish};
 
 use super::effort::Effort;
 use super::failure::{Failure, Reason};
-use crate::cri::{CriImage, Mark};
+use crate::cri::{CriImage, LastUse, Mark};
 
 /// An image that the runtime has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// What the runtime says of it.
     pub image: CriImage,
@@ -18,6 +19,8 @@ pub struct Held {
     pub mark: Option<Mark>,
     /// A container has it.
     pub used: bool,
+    /// When it was last of use, as it is remembered.
+    pub last_use: Option<LastUse>,
 }
 
 /// The filesystem that images are on.
@@ -79,6 +82,10 @@ pub struct Keeper {
     pub(super) pins: bool,
     /// Why nobody knows what is there, if so.
     pub(super) blind: Option<String>,
+    /// IDs of images that a container had when it was looked last time, and none has now.
+    pub(super) left: HashSet<String>,
+    /// The last cleanup that removed something, or would have.
+    pub(super) cleaned: Option<LastCleanup>,
 }
 
 impl Keeper {
@@ -102,6 +109,9 @@ impl Keeper {
 
     /// Takes what the runtime has, which was asked for after the last outcome of a pull was told, and how full the disk is.
     pub fn see(&mut self, held: Vec<Held>, disk: Disk, now: Instant) {
+        let unused: HashSet<&str> = held.iter().filter(|one| !one.used).map(|one| one.image.id.as_str()).collect();
+        let left = self.held.iter().filter(|was| was.used && unused.contains(was.image.id.as_str()));
+        self.left = left.map(|was| was.image.id.clone()).collect();
         let before: HashSet<String> = self.held.drain(..).map(|held| held.image.id).collect();
         self.disk = disk;
         self.blind = None;

@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::cleanup::Why;
 use super::failure::Reason;
 
 /// The counters of what is kept ready. Clones count together.
@@ -21,6 +22,8 @@ struct Counters {
     images: Family<State, Gauge>,
     removed: Counter,
     removed_bytes: Counter,
+    cleaned: Family<Cleaned, Counter>,
+    cleaned_bytes: Family<Cleaned, Counter>,
     writes: Family<Result, Counter>,
 }
 
@@ -33,6 +36,11 @@ struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cleaned {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,6 +60,8 @@ impl Metrics {
             images: Family::default(),
             removed: Counter::default(),
             removed_bytes: Counter::default(),
+            cleaned: Family::default(),
+            cleaned_bytes: Family::default(),
             writes: Family::default(),
         };
         registry.register(
@@ -82,6 +92,17 @@ impl Metrics {
             counters.removed_bytes.clone(),
         );
         registry.register(
+            "cleanup_removed",
+            "Images removed because nothing used them, by reason",
+            counters.cleaned.clone(),
+        );
+        registry.register_with_unit(
+            "cleanup_removed",
+            "The size of images removed because nothing used them, by reason",
+            Unit::Bytes,
+            counters.cleaned_bytes.clone(),
+        );
+        registry.register(
             "prefetch_status_writes",
             "Requests to the API server that write this node's NodeCache, by result",
             counters.writes.clone(),
@@ -101,6 +122,12 @@ impl Metrics {
     pub(super) fn removed(&self, bytes: u64) {
         self.0.removed.inc();
         self.0.removed_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn cleaned(&self, why: Why, bytes: u64) {
+        let label = Cleaned { reason: why.as_str() };
+        self.0.cleaned.get_or_create(&label).inc();
+        self.0.cleaned_bytes.get_or_create(&label).inc_by(bytes);
     }
 
     pub(super) fn wrote(&self, well: bool) {

@@ -5,6 +5,7 @@
 //! [`Publisher`] writes the NodeCache when [`Bulletin`] says so.
 
 mod bulletin;
+mod cleanup;
 mod cluster;
 mod effort;
 mod failure;
@@ -19,6 +20,7 @@ mod tidying;
 mod worker;
 
 pub use bulletin::Bulletin;
+pub use cleanup::{Removable, Why};
 pub use cluster::{KnownNode, follow_plan};
 pub use failure::{Failure, Reason};
 pub use keeper::{Disk, Held, Keeper, Pull};

@@ -2,8 +2,8 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use api::conditions::{self, Finding, READY};
-use api::{NodeCache, NodeCacheFields, NodeCacheStatus};
-use apiserver::{Need, Session, reason};
+use api::{LastCleanup, NodeCache, NodeCacheFields, NodeCacheStatus};
+use apiserver::{Need, NodeEvent, Session, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -34,6 +34,8 @@ pub struct Publisher {
     conditions: Vec<Condition>,
     /// What is written and is not ours to change: it was there before this process.
     last: Option<NodeCacheStatus>,
+    /// The last cleanup that is told of: of an earlier process, until there is another.
+    cleaned: Option<LastCleanup>,
     /// What was last said of what is in the way.
     told: Option<String>,
 }
@@ -49,6 +51,7 @@ impl Publisher {
             made_for: None,
             conditions: Vec::new(),
             last: None,
+            cleaned: None,
             told: None,
         }
     }
@@ -128,7 +131,30 @@ impl Publisher {
             // It may have been deleted; if so, the next try makes it.
             self.made_for = None;
             self.failed(error, "patch", true)
-        })
+        })?;
+        self.tell_of_cleanup(node, report.status.last_cleanup.as_ref()).await;
+        Ok(())
+    }
+
+    /// An event for each cleanup that removed something.
+    async fn tell_of_cleanup(&mut self, node: &KnownNode, cleanup: Option<&LastCleanup>) {
+        let Some(cleanup) = cleanup.filter(|cleanup| self.cleaned.as_ref() != Some(cleanup)) else { return };
+        self.cleaned = Some(cleanup.clone());
+        if cleanup.dry_run {
+            return;
+        }
+        let message = message_of(cleanup);
+        let event = NodeEvent {
+            node: &node.node.name,
+            uid: &node.uid,
+            warning: false,
+            reason: "ImagesRemoved",
+            message: &message,
+            component: MANAGER,
+        };
+        if let Err(why) = event.write(&self.session).await {
+            tracing::warn!(why, "no event tells of the images that were removed");
+        }
     }
 
     /// Makes the NodeCache, unless it is there for that very node.
@@ -136,6 +162,9 @@ impl Publisher {
         let found = caches.get_opt(name).await.map_err(|error| self.failed(error, "get", false))?;
         if let Some(status) = found.as_ref().and_then(|cache| cache.status.clone()) {
             self.conditions.clone_from(&status.conditions);
+            if self.cleaned.is_none() {
+                self.cleaned.clone_from(&status.last_cleanup);
+            }
             self.last = Some(status);
         }
         let owned = |cache: &NodeCache| cache.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid);
@@ -169,6 +198,9 @@ impl Publisher {
         let mut status = report.status.clone();
         status.conditions.clone_from(&self.conditions);
         status.bytes.store = (self.store)();
+        if status.last_cleanup.is_none() {
+            status.last_cleanup = self.cleaned.clone().filter(|cleanup| !cleanup.dry_run);
+        }
         status
     }
 
@@ -187,6 +219,17 @@ async fn either(nodes: &mut watch::Receiver<Option<KnownNode>>, reports: &mut wa
         // Whoever told them has ended, and this ends with it.
         else => std::future::pending().await,
     }
+}
+
+/// What went, for people.
+fn message_of(cleanup: &LastCleanup) -> String {
+    let names: Vec<&str> = cleanup.images.iter().take(10).map(|one| one.image.as_str()).collect();
+    let more = match (cleanup.removed as usize).saturating_sub(names.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let mib = cleanup.freed_bytes.div_ceil(1 << 20);
+    format!("removed {} images of {mib} MiB that nothing used: {}{more}", cleanup.removed, names.join(", "))
 }
 
 fn apply() -> PatchParams {

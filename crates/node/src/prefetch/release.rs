@@ -15,11 +15,15 @@ pub async fn release(host_root: &Path) -> Result<usize, ReleaseError> {
     let containerd = runtimes.iter().find(|runtime| matches!(runtime.kind, RuntimeKind::Containerd(_)));
     let Some(containerd) = containerd else { return Ok(0) };
     let marks = Marks::of_containerd(&under(host_root, &containerd.socket))?;
-    let all = marks.all(&[]).await?;
-    for id in all.keys() {
-        marks.set(id, None, false).await?;
+    let mut pins = 0;
+    for (id, remembered) in marks.all(&[]).await? {
+        if remembered.mark.is_some() {
+            marks.set(&id, None, false).await?;
+            pins += 1;
+        }
+        marks.forget_use(&id).await?;
     }
-    Ok(all.len())
+    Ok(pins)
 }
 
 /// Why pins are left.

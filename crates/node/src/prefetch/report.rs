@@ -2,11 +2,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
 
 use api::{NODE_IMAGES, NodeBytes, NodeCacheStatus, NodeImage, NodeImageState};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use oci::Image;
 use warm::{Wanter, Wish};
 
 use super::failure::{Failure, Reason};
 use super::keeper::{Held, Keeper, digest_of};
+use crate::cri::LastUse;
 
 /// What a node has, for its NodeCache.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,6 +63,7 @@ impl Keeper {
         report.status.images.truncate(NODE_IMAGES);
         report.status.present = count(self.held.len());
         report.status.wanted = count(plan.wishes.len());
+        report.status.last_cleanup.clone_from(&self.cleaned);
         report.status.bytes = NodeBytes {
             images: self.held.iter().map(|held| held.image.bytes).sum(),
             store: 0,
@@ -86,7 +90,7 @@ impl Keeper {
             state,
             pinned: held.is_some_and(|held| held.image.pinned),
             bytes: held.map(|held| held.image.bytes),
-            last_used: None,
+            last_used: held.and_then(last_used),
             reason: failure.as_ref().map(|failure| failure.reason.as_str().to_owned()),
             message: failure.map(|failure| failure.message),
             attempts,
@@ -121,10 +125,18 @@ fn present(held: &Held) -> NodeImage {
         state: NodeImageState::Present,
         pinned: held.image.pinned,
         bytes: Some(held.image.bytes),
-        last_used: None,
+        last_used: last_used(held),
         reason: None,
         message: None,
         attempts: None,
+    }
+}
+
+/// When a container last used it, as far as is known.
+fn last_used(held: &Held) -> Option<Time> {
+    match held.last_use? {
+        LastUse::Used(at) => Timestamp::try_from(at).ok().map(Time),
+        LastUse::Seen(_) => None,
     }
 }
 

@@ -66,7 +66,7 @@ impl Keeper {
     }
 
     /// What is coming may be of the same layers as what would be removed.
-    fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         !self.pulling.is_empty() || self.efforts.values().any(|effort| effort.arrived)
     }
 }

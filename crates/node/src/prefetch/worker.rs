@@ -2,19 +2,21 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use api::CleanupMode;
 use oci::{Image, Reference};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use warm::Plan;
 
+use super::cleanup::{Removable, Why};
 use super::failure::Failure;
 use super::keeper::{Disk, Held, Keeper, Pull};
 use super::metrics::Metrics;
 use super::report::Report;
 use super::tidying::Tidying;
-use crate::cri::{Cri, CriError, Mark, Marks};
+use crate::cri::{Cri, CriError, Mark, Marks, Remembered};
 use crate::runtime::{Runtime, RuntimeKind, detect};
 use crate::settings::under;
 
@@ -22,6 +24,9 @@ use crate::settings::under;
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The same while it does not answer.
 const LOOK_FOR: Duration = Duration::from_secs(5);
+/// How long after the start, or after the policy changed, a cleanup looks at the earliest: what has just been seen for the first time needs to be
+/// remembered first.
+const CLEAN_FIRST: Duration = Duration::from_secs(60);
 /// How long after something could not be pinned or removed it is tried again.
 const TIDY_AGAIN: Duration = Duration::from_secs(60);
 
@@ -58,13 +63,18 @@ pub async fn keep(
         ends: HashMap::new(),
         tidying: JoinSet::new(),
         tidy_after: Instant::now(),
+        cleaning: JoinSet::new(),
+        clean_after: Instant::now() + CLEAN_FIRST,
         folder: None,
     };
     plans.mark_changed();
     loop {
         let now = Instant::now();
         let pause = if worker.keeper.is_blind() { LOOK_FOR } else { LOOK_EVERY };
-        let wake = worker.keeper.wakes(now).map_or(now + pause, |then| then.min(now + pause));
+        let mut wake = worker.keeper.wakes(now).map_or(now + pause, |then| then.min(now + pause));
+        if worker.keeper.cleanup().is_some() && worker.clean_after > now {
+            wake = wake.min(worker.clean_after);
+        }
         tokio::select! {
             // Whoever makes the plans is gone only when all of this ends.
             Ok(()) = plans.changed() => {
@@ -75,12 +85,14 @@ pub async fn keep(
             }
             Some(ended) = worker.pulls.join_next() => worker.ended(ended),
             Some(tidied) = worker.tidying.join_next() => worker.tidied(tidied),
+            Some(cleaned) = worker.cleaning.join_next() => worker.cleaned(cleaned),
             () = tokio::time::sleep_until(wake.into()) => {}
         }
         while let Some(ended) = worker.pulls.try_join_next() {
             worker.ended(ended);
         }
         worker.look().await;
+        worker.clean().await;
         worker.act();
         if let Some(report) = worker.keeper.report() {
             worker.metrics.show(&report.status);
@@ -140,17 +152,24 @@ struct Worker {
     /// One at most, so that it holds up no pull. Says whether all went well.
     tidying: JoinSet<bool>,
     tidy_after: Instant,
+    /// One at most. Gives what it has removed.
+    cleaning: JoinSet<Vec<Removable>>,
+    clean_after: Instant,
     /// The folder whose filesystem images are on, as this process sees it.
     folder: Option<PathBuf>,
 }
 
 impl Worker {
     fn want(&mut self, plan: Plan) {
+        let before = self.keeper.cleanup();
         for image in self.keeper.want(plan) {
             if let Some(pull) = self.ends.remove(&image) {
                 tracing::info!(%image, "no longer pulled: nothing wants it any more");
                 pull.abort();
             }
+        }
+        if let Some((interval, _)) = self.keeper.cleanup().filter(|now| before.as_ref() != Some(now)) {
+            self.clean_after = Instant::now() + interval.min(CLEAN_FIRST);
         }
     }
 
@@ -190,6 +209,14 @@ impl Worker {
         }
     }
 
+    fn cleaned(&mut self, cleaned: Result<Vec<Removable>, JoinError>) {
+        match cleaned {
+            Ok(removed) => self.keeper.cleaned(&removed, false, SystemTime::now()),
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
     /// Looks at what the runtime has.
     async fn look(&mut self) {
         match self.held().await {
@@ -213,14 +240,14 @@ impl Worker {
         let images = self.cri.images().await?;
         let marks = self.marks.all(&images).await?;
         // Only what may be removed needs to be known to be used.
-        let used = match marks.values().any(|mark| *mark == Mark::Remove) {
+        let may_go = marks.values().any(|remembered| remembered.mark == Some(Mark::Remove));
+        let used = match may_go || self.keeper.cleanup().is_some() {
             true => self.cri.used().await?,
             false => Default::default(),
         };
-        let held = images.into_iter().map(|image| Held {
-            mark: marks.get(&image.id).copied(),
-            used: image.is_among(&used),
-            image,
+        let held = images.into_iter().map(|image| {
+            let Remembered { mark, last_use } = marks.get(&image.id).copied().unwrap_or_default();
+            Held { mark, used: image.is_among(&used), last_use, image }
         });
         Ok(held.collect())
     }
@@ -231,12 +258,29 @@ impl Worker {
             let folder = self.cri.image_folder().await.ok().flatten();
             self.folder = folder.map(|folder| under(&self.settings.host_root, &folder));
         }
-        let Some(folder) = self.folder.clone() else { return Disk::default() };
-        let looked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&folder)).await;
-        let Ok(Ok(found)) = looked else { return Disk::default() };
-        let capacity = found.f_blocks.saturating_mul(found.f_frsize);
-        let margin = capacity / 100 * u64::from(self.settings.keep_free);
-        Disk { capacity, available: found.f_bavail.saturating_mul(found.f_frsize), margin }
+        let Some((capacity, available)) = room(self.folder.clone()).await else { return Disk::default() };
+        Disk { capacity, available, margin: capacity / 100 * u64::from(self.settings.keep_free) }
+    }
+
+    /// Remembers when images were of use, and begins a cleanup whose time has come.
+    async fn clean(&mut self) {
+        for (id, last_use) in self.keeper.uses(SystemTime::now()) {
+            if let Err(error) = self.marks.use_at(&id, last_use).await {
+                tracing::debug!(id, %error, "when an image was last used could not be remembered");
+            }
+        }
+        let Some((interval, mode)) = self.keeper.cleanup() else { return };
+        if self.clean_after > Instant::now() || !self.keeper.may_clean() || !self.cleaning.is_empty() {
+            return;
+        }
+        self.clean_after = Instant::now() + interval;
+        let todo = self.keeper.removable(SystemTime::now());
+        if mode == CleanupMode::DryRun {
+            self.keeper.cleaned(&todo, true, SystemTime::now());
+        } else if !todo.is_empty() {
+            let (cri, metrics) = (self.cri.clone(), self.metrics.clone());
+            self.cleaning.spawn(clean(cri, metrics, todo, self.folder.clone(), self.keeper.enough()));
+        }
     }
 
     /// Begins what is to be done.
@@ -289,6 +333,48 @@ async fn tidy(cri: Cri, marks: Marks, metrics: Metrics, todo: Vec<Tidying>) -> b
         }
     }
     well
+}
+
+/// The size of the filesystem of a folder and what is free on it, in bytes.
+async fn room(folder: Option<PathBuf>) -> Option<(u64, u64)> {
+    let folder = folder?;
+    let found = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&folder)).await.ok()?.ok()?;
+    Some((found.f_blocks.saturating_mul(found.f_frsize), found.f_bavail.saturating_mul(found.f_frsize)))
+}
+
+/// Removes one after the other, those for the disk's sake until there is enough room on it; gives those that went.
+async fn clean(
+    cri: Cri,
+    metrics: Metrics,
+    todo: Vec<Removable>,
+    folder: Option<PathBuf>,
+    enough: u64,
+) -> Vec<Removable> {
+    let mut removed = Vec::new();
+    for one in todo {
+        if one.why == Why::DiskFull && room(folder.clone()).await.is_none_or(|(_, free)| free >= enough) {
+            continue;
+        }
+        let (image, bytes, reason) = (&one.name, one.bytes, one.why.as_str());
+        match remove_unpinned(&cri, &one.id).await {
+            Ok(true) => {
+                metrics.cleaned(one.why, bytes);
+                tracing::info!(image, bytes, reason, "removed: nothing has used it");
+                removed.push(one);
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(image, reason, %error, "could not be removed"),
+        }
+    }
+    removed
+}
+
+/// As [`remove`], unless somebody has pinned it meanwhile.
+async fn remove_unpinned(cri: &Cri, id: &str) -> Result<bool, CriError> {
+    match cri.image(id).await? {
+        Some(image) if !image.pinned => remove(cri, id).await,
+        _ => Ok(false),
+    }
 }
 
 /// Removes an image, unless a container has come to use it; says whether it did.

@@ -1,5 +1,6 @@
 //! The keeper, told what happens and asked what to do.
 
+mod cleanup;
 mod failures;
 mod pulls;
 mod tidying;
@@ -60,7 +61,7 @@ fn removed(wish: Wish) -> Wish {
 }
 
 fn wishes(wishes: Vec<Wish>) -> Plan {
-    Plan { wishes, pulls: 4 }
+    Plan { wishes, pulls: 4, cleanup: None }
 }
 
 /// An image whose ID and digest come from `content`.
@@ -73,7 +74,7 @@ fn held(names: &[&str], content: &str) -> Held {
         bytes: content.len() as u64,
         pinned: false,
     };
-    Held { image, mark: None, used: false }
+    Held { image, ..Held::default() }
 }
 
 fn marked(held: Held, mark: Mark) -> Held {
