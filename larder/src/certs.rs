@@ -2,11 +2,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
 use peers::{Ca, Leaf, MintError, Minted, Request, Role};
 use serde::Serialize;
 
-use crate::cli::{CertsArgs, Output};
+use crate::cli::CertsArgs;
 use crate::failure::Failure;
 use crate::process;
 
@@ -36,12 +35,7 @@ pub fn run(args: &CertsArgs) -> Result<ExitCode, Failure> {
         )),
         other => Failure::Runtime(other.into()),
     })?;
-    match args.output {
-        Output::Table => print_table(&minted),
-        Output::Json => {
-            println!("{}", serde_json::to_string(&report(&minted)).context("cannot write the result")?);
-        }
-    }
+    args.output.print(&report(&minted), || print_table(&minted))?;
     Ok(ExitCode::SUCCESS)
 }
 

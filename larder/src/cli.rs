@@ -1,12 +1,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use serde::Serialize;
 
 use crate::config::{Address, Budget, Config, Listener, Role};
 use crate::failure::Failure;
 use crate::logging::Format;
-use crate::{certs, controller, doctor, node, scrub, serving};
+use crate::people::{CleanArgs, ImagesArgs, NodesArgs, WarmArgs, WhyArgs};
+use crate::{certs, controller, doctor, node, people, scrub, serving};
 
 /// Keeps container images close to the nodes that run them.
 #[derive(Parser)]
@@ -44,6 +47,23 @@ enum Command {
     /// Puts aside what is damaged, so that it is fetched again. May run beside a running server. Exits with 1 if
     /// something was damaged.
     Scrub(ScrubArgs),
+    /// Have images kept ready on the nodes of a cluster
+    ///
+    /// Makes an ImageCache, or adds the images to one that is there.
+    Warm(WarmArgs),
+    /// List the images of a cluster, and on how many nodes they are
+    Images(ImagesArgs),
+    /// List the nodes of a cluster, or show what one of them has
+    Nodes(NodesArgs),
+    /// Say where an image would come from on the nodes of a cluster, and why
+    Why(WhyArgs),
+    /// Show what cleanups removed from the nodes of a cluster, or would remove
+    Clean(CleanArgs),
+    /// Print a script by which a shell completes commands
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
     /// Print the version
     Version,
 }
@@ -298,17 +318,52 @@ pub enum Output {
     Table,
     /// For programs.
     Json,
+    /// The same as JSON.
+    Yaml,
+}
+
+impl Output {
+    /// Prints a result: `table` prints it for people.
+    pub fn print(self, result: &impl Serialize, table: impl FnOnce()) -> anyhow::Result<()> {
+        match self {
+            Output::Table => table(),
+            Output::Json => println!("{}", serde_json::to_string_pretty(result)?),
+            Output::Yaml => print!("{}", serde_saphyr::to_string(result)?),
+        }
+        Ok(())
+    }
+}
+
+/// The command line, and by what name it was called: as a plugin of kubectl, its name is `kubectl larder`.
+fn command() -> (clap::Command, &'static str) {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    match called.as_deref().and_then(|path| path.file_stem()).is_some_and(|name| name == "kubectl-larder") {
+        true => (Larder::command().bin_name("kubectl larder").display_name("kubectl larder"), "kubectl-larder"),
+        false => (Larder::command(), "larder"),
+    }
 }
 
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
-    let done = match Larder::parse().command {
+    let (command, name) = command();
+    let matches = command.get_matches();
+    let larder = Larder::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let done = match larder.command {
         Command::Registry(args) => serving::run(|| Config::load(Role::Registry, &args), args.check),
         Command::Node(args) => node::run(&args),
         Command::Controller(args) => controller::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Scrub(args) => scrub::run(&args),
+        Command::Warm(args) => people::warm(&args),
+        Command::Images(args) => people::images(&args),
+        Command::Nodes(args) => people::nodes(&args),
+        Command::Why(args) => people::why(&args),
+        Command::Clean(args) => people::clean(&args),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Larder::command(), name, &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Version => {
             println!("larder {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

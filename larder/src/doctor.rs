@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use node::{Clock, Finding, Settings, Severity, examine_clocks};
 
-use crate::cli::{DoctorArgs, Output};
+use crate::cli::DoctorArgs;
 use crate::config::{Certificates, Config};
 use crate::failure::Failure;
 use crate::logging;
@@ -45,11 +45,10 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let findings = runtime.block_on(examine(&config));
     // A disk or a name server that does not answer is not waited for.
     runtime.shutdown_background();
-    match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&findings).context("cannot write the result")?),
-        Output::Table if findings.is_empty() => println!("every pull of this machine goes through larder"),
-        Output::Table => findings.iter().for_each(|finding| println!("{finding}")),
-    }
+    args.output.print(&findings, || match findings.is_empty() {
+        true => println!("every pull of this machine goes through larder"),
+        false => findings.iter().for_each(|finding| println!("{finding}")),
+    })?;
     let worst = findings.iter().map(|finding| finding.severity).max();
     Ok(if worst >= Some(Severity::Warning) { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

@@ -13,6 +13,7 @@ mod identities;
 mod keeping;
 mod logging;
 mod node;
+mod people;
 mod process;
 mod scrub;
 mod serving;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use cache::{DiskStore, ScrubProgress, ScrubReport};
 
-use crate::cli::{Output, ScrubArgs};
+use crate::cli::ScrubArgs;
 use crate::config::{Config, Size};
 use crate::failure::Failure;
 use crate::logging;
@@ -23,10 +23,7 @@ pub fn run(args: &ScrubArgs) -> Result<ExitCode, Failure> {
     let mut line = ProgressLine::new();
     let report = cache::scrub(&store, |progress| line.show(progress)).context("cannot scrub the store")?;
     line.clear();
-    match args.output {
-        Output::Table => print_table(store.root(), &report),
-        Output::Json => println!("{}", serde_json::to_string(&report).context("cannot write the result")?),
-    }
+    args.output.print(&report, || print_table(store.root(), &report))?;
     Ok(if report.quarantined.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 

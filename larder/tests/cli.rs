@@ -69,6 +69,39 @@ fn help() {
     insta::assert_snapshot!("help_node", place.run(&["node", "--help"]));
     insta::assert_snapshot!("help_doctor", place.run(&["doctor", "--help"]));
     insta::assert_snapshot!("help_scrub", place.run(&["scrub", "--help"]));
+    for command in ["warm", "images", "nodes", "why", "clean"] {
+        insta::assert_snapshot!(format!("help_{command}"), place.run(&[command, "--help"]));
+    }
+}
+
+#[test]
+fn what_cannot_be_asked_of_a_cluster_is_refused_with_what_to_do() {
+    let place = Place::new();
+    let told: Vec<String> = [
+        &["nodes"][..],
+        &["images", "--context", "nowhere"],
+        &["warm", "nginx:1.27", "NGINX"],
+        &["warm", "nginx:1.27", "--node-selector", "web"],
+        &["why", "a b"],
+        &["clean"],
+    ]
+    .iter()
+    .map(|args| format!("$ larder {}\n{}", args.join(" "), place.run(args)))
+    .collect();
+    insta::assert_snapshot!("no_cluster", told.join("\n"));
+}
+
+#[test]
+fn it_is_a_plugin_of_kubectl_by_its_name() {
+    let place = Place::new();
+    let plugin = place.path().join("kubectl-larder");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_larder"), &plugin).unwrap();
+    let told = |args: &[&str]| String::from_utf8(Command::new(&plugin).args(args).output().unwrap().stdout).unwrap();
+    assert!(told(&["nodes", "--help"]).contains("Usage: kubectl larder nodes"), "{}", told(&["nodes", "--help"]));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(told(&["completion", shell]).contains("kubectl-larder"), "{shell}");
+        assert!(place.run(&["completion", shell]).contains("why"), "{shell}");
+    }
 }
 
 #[test]
@@ -356,7 +389,7 @@ fn certs_makes_what_nodes_use_and_replaces_nothing_unasked() {
     }
     insta::assert_snapshot!("certs_again", place.run(&["certs", "--dir", "made", "node-1"]));
     let more = place.run(&["certs", "--dir", "made", "node-1", "node-2", "--force", "-o", "json"]);
-    assert!(more.contains("\"authority_is_new\":false") && more.contains("\"name\":\"node-2\""), "{more}");
+    assert!(more.contains("\"authority_is_new\": false") && more.contains("\"name\": \"node-2\""), "{more}");
     insta::assert_snapshot!("certs_wrong", place.run(&["certs", "--dir", "made", "../x"]));
     insta::assert_snapshot!("certs_nobody", place.run(&["certs", "--dir", "made"]));
 }

@@ -46,6 +46,8 @@ pub enum ApiServer {
     Environment,
     /// As this kubeconfig says.
     Kubeconfig(PathBuf),
+    /// As for kubectl: `KUBECONFIG`, or `~/.kube/config`, or as a pod is told; with the context of that name, if one is given.
+    Person(Option<String>),
 }
 
 /// Nothing tells where the API server is or who we are to it, or what tells it is wrong.
@@ -68,9 +70,22 @@ impl ApiServer {
         let kubeconfig = match self {
             ApiServer::Environment => Kubeconfig::from_env()?,
             ApiServer::Kubeconfig(path) => Some(Kubeconfig::read_from(path)?),
+            ApiServer::Person(context) => match Kubeconfig::read() {
+                Ok(file) => Some(file),
+                // Without any, this may be a pod.
+                Err(error) if context.is_some() || Config::incluster().is_err() => return Err(error.into()),
+                Err(_) => None,
+            },
+        };
+        let context = match self {
+            ApiServer::Person(context) => context.clone(),
+            ApiServer::Environment | ApiServer::Kubeconfig(_) => None,
         };
         Ok(match kubeconfig {
-            Some(file) => Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?,
+            Some(file) => {
+                let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+                Config::from_custom_kubeconfig(file, &options).await?
+            }
             None => Config::incluster()?,
         })
     }

@@ -191,7 +191,7 @@ impl Index {
         let mut none = Vec::new();
         for (key, workload) in selected {
             for text in &workload.images {
-                match crate::image_text::read(text) {
+                match oci::Image::in_short(text) {
                     Ok(image) => images.push(image),
                     Err(error) => none.push(workload::NoImage::new(key, text, &error)),
                 }

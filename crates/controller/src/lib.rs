@@ -9,7 +9,6 @@ mod failures;
 mod follow;
 mod gate;
 mod gatekeeper;
-mod image_text;
 mod index;
 mod lease;
 mod metrics;

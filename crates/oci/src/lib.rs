@@ -22,6 +22,7 @@ mod name;
 mod pattern;
 mod reference;
 mod route;
+mod short;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use error::{ErrorBody, ErrorCode};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ fn install_upgrade_and_uninstall() -> Result<()> {
         release(cluster, "1")?;
         is_pulled_through(cluster)?;
         is_kept_ready(cluster)?;
+        people_are_told(cluster)?;
         certificates_come_back(cluster)?;
         only_these_ports_are_open(cluster)?;
 
@@ -109,6 +111,54 @@ fn is_kept_ready(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
         node.crictl(&["inspecti", "docker.io/library/wanted:1"])?;
     }
+    Ok(())
+}
+
+/// The command line, as larder's own and as a plugin of kubectl.
+fn people_are_told(cluster: &Cluster) -> Result<()> {
+    let config = cluster.kubectl().config();
+    let larder = |args: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = Command::new(larder::binary()).args(args).env("KUBECONFIG", config).output()?;
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Ok((output.status.code(), text.concat()))
+    };
+    let json = |args: &[&str]| -> Result<serde_json::Value> {
+        let (code, text) = larder(&[args, &["-o", "json"]].concat())?;
+        anyhow::ensure!(code == Some(0), "{args:?}: {text}");
+        serde_json::from_str(&text).with_context(|| text)
+    };
+    cluster.origin("docker.io")?.push("library/asked:1", &Image::new().seed(700).layer(Layer::random(2 << 20)))?;
+    let (code, text) = larder(&["warm", "asked:1", "-n", "default", "--wait", "--timeout", "2m"])?;
+    assert!(code == Some(0) && text.contains("2 of 2 images ready on 2 nodes"), "{code:?}: {text}");
+    let (code, text) = larder(&["warm", "gone:1", "-n", "default", "--wait", "--timeout", "2m"])?;
+    assert!(code == Some(1) && text.contains("ImageNotFound"), "{code:?}: {text}");
+
+    let rows = json(&["images", "library/asked"])?;
+    assert_eq!((&rows[0]["warm"], &rows[0]["wantedBy"][0]), (&json!(2), &json!("default/asked-1")), "{rows}");
+    let rows = json(&["nodes"])?;
+    assert_eq!((&rows[1]["node"], &rows[1]["ready"]), (&json!("node-2"), &json!("True")), "{rows}");
+    let (_, text) = larder(&["nodes", "node-1"])?;
+    assert!(text.contains("docker.io/library/asked:1") && text.contains("ImageNotFound"), "{text}");
+    let whys = json(&["why", "asked:1", "--node", "node-1"])?;
+    assert_eq!(whys["nodes"][0]["from"], "Runtime", "{whys}");
+    // What only one node has comes to the other from there.
+    cluster.origin("docker.io")?.push("library/single:1", &Image::new().seed(701).layer(Layer::random(2 << 20)))?;
+    cluster.node("node-1")?.crictl(&["pull", "docker.io/library/single:1"])?;
+    wait_for("it is known that node-1 has it", PATIENCE, || {
+        Ok((json(&["why", "single:1"])?["nodes"][1]["from"] == "Nodes").then_some(()))
+    })?;
+    let (code, text) = larder(&["clean", "--dry-run"])?;
+    assert!(code == Some(0) && text.contains("mode: DryRun"), "{code:?}: {text}");
+
+    let folder = tempfile::TempDir::new()?;
+    std::os::unix::fs::symlink(larder::binary(), folder.path().join("kubectl-larder"))?;
+    let mut path = vec![folder.path().to_owned()];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let output =
+        cluster.kubectl().command().args(["larder", "nodes"]).env("PATH", std::env::join_paths(path)?).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.starts_with("NODE ") && text.contains("node-2"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    cluster.kubectl().run(&["delete", "imagecache", "gone-1"])?;
     Ok(())
 }
 

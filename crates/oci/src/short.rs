@@ -1,15 +1,20 @@
-use oci::{Image, ImageError};
+use crate::{Image, ImageError};
 
-/// Reads an image as pods name it: what the runtime would fill in is filled in, docker.io and `latest`.
-pub fn read(text: &str) -> Result<Image, ImageError> {
-    let text = text.trim();
-    let with_registry = match text.parse::<Image>() {
-        Err(ImageError::NoRegistry) => format!("docker.io/{text}"),
-        _ => text.to_owned(),
-    };
-    match with_registry.parse() {
-        Err(ImageError::NoReference) => format!("{with_registry}:latest").parse(),
-        read => read,
+impl Image {
+    /// Reads an image as pods name it: what the runtime would fill in is filled in, docker.io and `latest`.
+    ///
+    /// # Errors
+    /// It is none, whatever is filled in.
+    pub fn in_short(text: &str) -> Result<Image, ImageError> {
+        let text = text.trim();
+        let with_registry = match text.parse::<Image>() {
+            Err(ImageError::NoRegistry) => format!("docker.io/{text}"),
+            _ => text.to_owned(),
+        };
+        match with_registry.parse() {
+            Err(ImageError::NoReference) => format!("{with_registry}:latest").parse(),
+            read => read,
+        }
     }
 }
 
@@ -30,14 +35,14 @@ mod tests {
             (&format!("nginx@{digest}"), &format!("docker.io/library/nginx@{digest}")),
             (" ghcr.io/shop/api:3\n", "ghcr.io/shop/api:3"),
         ] {
-            assert_eq!(read(text).unwrap().to_string(), written, "{text}");
+            assert_eq!(Image::in_short(text).unwrap().to_string(), written, "{text}");
         }
     }
 
     #[test]
     fn what_is_no_image_is_none() {
         for text in ["", "UPPER/case:1", "ghcr.io/a:", "ghcr.io/a@x", "a b", "$(IMAGE)"] {
-            assert!(read(text).is_err(), "{text}");
+            assert!(Image::in_short(text).is_err(), "{text}");
         }
     }
 }
