@@ -124,27 +124,22 @@ impl Keeper {
             bytes: one.bytes,
             reason: one.why.as_str().to_owned(),
         };
+        let second = now.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|now| i64::try_from(now.as_secs()).ok());
+        let second = second.unwrap_or_default();
         let new = LastCleanup {
-            time: Time(
-                Timestamp::try_from(now)
-                    .ok()
-                    .and_then(|now| now.round(k8s_openapi::jiff::Unit::Second).ok())
-                    .unwrap_or_default(),
-            ),
+            time: Time(Timestamp::from_second(second).unwrap_or_default()),
             dry_run,
             removed: u32::try_from(removed.len()).unwrap_or(u32::MAX),
             freed_bytes: removed.iter().map(|one| one.bytes).sum(),
             images: images.iter().take(LISTED).map(of).collect(),
         };
-        match &self.cleaned {
-            // What would have gone before may be none that would go now.
-            Some(last) if dry_run && last.dry_run => {
-                if (last.removed, &last.images) != (new.removed, &new.images) {
-                    self.cleaned = (new.removed > 0).then_some(new);
-                }
-            }
-            _ if new.removed > 0 => self.cleaned = Some(new),
-            _ => {}
+        // What would have gone before may be none that would go now.
+        let before = self.cleaned.as_ref().filter(|last| dry_run && last.dry_run);
+        match before {
+            Some(last) if (last.removed, &last.images) == (new.removed, &new.images) => {}
+            Some(_) => self.cleaned = (new.removed > 0).then_some(new),
+            None if new.removed > 0 => self.cleaned = Some(new),
+            None => {}
         }
     }
 
