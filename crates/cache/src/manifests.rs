@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use oci::{Algorithm, Digest, Manifest, MediaType, Name, Reference, Tag};
@@ -11,6 +12,9 @@ use crate::store::{Record, RecordKind, StoreError};
 
 /// The warning of an answer that may be out of date (RFC 9111 section 5.5 once, and the distribution specification).
 const STALE: &str = "the origin cannot be asked: this answer may be out of date";
+
+/// Nobody gets a tag asked for again sooner than so long after the last answer.
+const RENEWED: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Gives a manifest, for HEAD and GET alike: from the store, or fetched and verified whole.
@@ -31,6 +35,12 @@ impl Engine {
     /// one as ever.
     pub async fn expect(&self, name: &Name, tag: &Tag, digest: &Digest) {
         self.inner.tags.doubt(name, tag, digest).await;
+    }
+
+    /// Has the sources asked before the next answer about a tag, however fresh the last one is. As anybody may wish for that, one that is
+    /// younger than a second stays.
+    pub async fn renew(&self, name: &Name, tag: &Tag) {
+        self.inner.tags.renew(name, tag, RENEWED).await;
     }
 }
 

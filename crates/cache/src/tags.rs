@@ -85,6 +85,13 @@ impl Tags {
         Some(self.lately.entry(key).or_insert(known).into_value())
     }
 
+    /// Has the origin asked before the next answer, unless it was asked less than `least` ago.
+    pub(crate) async fn renew(&self, name: &Name, tag: &Tag, least: Duration) {
+        if let Some(known) = self.get(name, tag).await.filter(|known| known.age() >= least) {
+            known.doubted.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Has the origin asked before the next answer, unless the last one was this digest.
     pub(crate) async fn doubt(&self, name: &Name, tag: &Tag, unless: &Digest) {
         if let Some(known) = self.get(name, tag).await.filter(|known| known.digest != *unless) {

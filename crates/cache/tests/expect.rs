@@ -46,3 +46,28 @@ async fn a_tag_that_is_said_to_have_moved_is_asked_for_once() {
     origin.fail(Some(|_| Some(FailureKind::Unavailable)));
     assert_eq!(answer().await.unwrap(), (new, Outcome::Stale));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_is_asked_for_anew_when_somebody_wishes_and_not_more_than_once_a_second() {
+    let origin = Origin::new("origin");
+    origin.repository("a/b", Readers::Anyone);
+    origin.manifest("a/b", "v1", "old");
+    let setting = start(&[("good.test", std::slice::from_ref(&origin), Rules::default())]);
+    let request = by("good.test/a/b", None);
+    let tag: Tag = "v1".parse().unwrap();
+    let answer = async || {
+        setting.engine.manifest(&request, &Reference::Tag(tag.clone())).await.map(|reply| (reply.digest, reply.outcome))
+    };
+    answer().await.unwrap();
+    let new = origin.manifest("a/b", "v1", "new");
+    let renewed = async || {
+        setting.engine.renew(&request.name, &tag).await;
+        answer().await.unwrap()
+    };
+    assert_ne!(renewed().await.0, new, "it was asked for just now");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while renewed().await.0 != new {
+        assert!(std::time::Instant::now() < deadline, "a second later it is asked for");
+        tokio::task::yield_now().await;
+    }
+}

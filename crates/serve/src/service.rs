@@ -261,6 +261,11 @@ impl Client {
         asked: &cache::Request,
         reference: Reference,
     ) -> Result<Answered, Failure> {
+        if let Reference::Tag(tag) = &reference
+            && wants_new(request)
+        {
+            self.shared.engine.renew(&asked.name, tag).await;
+        }
         let reply =
             self.shared.engine.manifest(asked, &reference).await.map_err(|e| Failure::of(Kind::Manifest, &e))?;
         let keep = match reference {
@@ -418,6 +423,12 @@ fn ping() -> Answer {
     answer.header(header::CONTENT_LENGTH, HeaderValue::from_static("2"));
     answer.body = Body::memory(Bytes::from_static(b"{}"));
     answer
+}
+
+/// Whether the client wants no answer that was found before (RFC 9111, section 5.2.1.4).
+fn wants_new(request: &http::Request<Incoming>) -> bool {
+    let lines = request.headers().get_all(header::CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|one| one.trim().eq_ignore_ascii_case("no-cache"))
 }
 
 /// Whether the client has it already.

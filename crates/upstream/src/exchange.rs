@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cache::{Ask, Authority, Credential, FailureKind};
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, RANGE, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
@@ -33,6 +33,7 @@ pub(crate) type Client = legacy::Client<Dialer, Empty<Bytes>>;
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 /// What is read of a body that nobody wants, so that its connection can be used again: bytes, and for how long.
 const DRAIN: (usize, Duration) = (64 * 1024, Duration::from_millis(250));
 
@@ -87,6 +88,8 @@ pub(crate) struct Exchange {
     prefix: String,
     breaker: Arc<Breaker>,
     challenge: Mutex<Option<Challenge>>,
+    /// Caches on the way are to ask anew (RFC 9111, section 5.2.1.4).
+    renew: bool,
 }
 
 struct Reply {
@@ -105,7 +108,12 @@ impl Exchange {
             None if path == "v2" || path.is_empty() => ("/v2/".to_owned(), String::new()),
             _ => (format!("/{path}/v2/"), String::new()),
         };
-        Exchange { shared, label: label.into(), url, root, prefix, breaker, challenge: Mutex::new(None) }
+        Exchange { shared, label: label.into(), url, root, prefix, breaker, challenge: Mutex::new(None), renew: false }
+    }
+
+    /// The same, whose requests have caches on the way ask anew if `renew` says so.
+    pub(crate) fn renewing(self, renew: bool) -> Exchange {
+        Exchange { renew, ..self }
     }
 
     pub(crate) fn label(&self) -> &Arc<str> {
@@ -267,6 +275,9 @@ impl Exchange {
             let last = call.until.map(|until| (until - 1).to_string()).unwrap_or_default();
             let range = format!("bytes={}-{last}", call.from);
             headers.insert(RANGE, range.parse().expect("digits are a header's value"));
+        }
+        if self.renew {
+            headers.insert(CACHE_CONTROL, NO_CACHE);
         }
         if let Some(credential) = credential {
             headers.insert(AUTHORIZATION, credential.clone());

@@ -114,6 +114,7 @@ pub(crate) struct FrontDoor {
     /// One for all registries: it is one server.
     breaker: Arc<Breaker>,
     health: Arc<Health>,
+    renew: bool,
 }
 
 /// Whether the registry in front can be asked, as far as the log is concerned: that it cannot shows nowhere else, since the
@@ -151,7 +152,7 @@ impl FrontDoor {
         let (url, client) = reach(front, resolver.clone(), settings.deadlines.connect.min(CONNECT))?;
         let gauge = metrics.of("registry".to_owned()).open_breakers.clone();
         let breaker = Arc::new(Breaker::new(settings.breaker, gauge));
-        Ok(FrontDoor { url, client, breaker, health: Arc::default() })
+        Ok(FrontDoor { url, client, breaker, health: Arc::default(), renew: front.renew })
     }
 
     /// The source for one registry's content.
@@ -172,6 +173,9 @@ impl FrontDoor {
             metrics,
             "registry".to_owned(),
         );
-        Arc::new(Origin::front(Exchange::new(shared, url, self.breaker.clone()), self.health.clone()))
+        Arc::new(Origin::front(
+            Exchange::new(shared, url, self.breaker.clone()).renewing(self.renew),
+            self.health.clone(),
+        ))
     }
 }

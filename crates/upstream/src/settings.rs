@@ -33,6 +33,8 @@ pub struct Front {
     pub url: String,
     /// How to speak TLS with it, looked up for each connection; with the system's authorities if none.
     pub tls: Option<TlsChoice>,
+    /// Have it ask the origins anew for what tags mean, whatever it knows (`Cache-Control: no-cache`).
+    pub renew: bool,
 }
 
 /// Gives the TLS configuration of the moment, so that certificates can be replaced at any time.

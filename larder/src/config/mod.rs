@@ -199,7 +199,7 @@ impl Config {
         }
         let front = match certificates {
             Certificates::Needed => self.front(None).map_err(Failure::Usage)?,
-            Certificates::Examined => self.node.registry.clone().map(|url| ::upstream::Front { url, tls: None }),
+            Certificates::Examined => self.node.registry.clone().map(|url| ::upstream::Front { url, tls: None, renew: false }),
         };
         let alone = ::upstream::Settings { front, ..::upstream::Settings::default() };
         ::upstream::Directory::new(alone, ::upstream::Metrics::unregistered())
@@ -223,7 +223,7 @@ impl Config {
                 Some(tls)
             }
         };
-        Ok(Some(::upstream::Front { url, tls }))
+        Ok(Some(::upstream::Front { url, tls, renew: false }))
     }
 
     /// The folder of the store alone, for commands that need nothing else.

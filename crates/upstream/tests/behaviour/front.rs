@@ -7,7 +7,7 @@ use crate::bench::{REPO, SIZE, ask, at, client, fetch, registry, settings, tag};
 const ANYBODY: Authority = Authority::Anonymous;
 
 fn behind(front: &Upstream, origin: &Upstream) -> std::sync::Arc<cache::Upstream> {
-    let front = Front { url: front.url(), tls: None };
+    let front = Front { url: front.url(), tls: None, renew: false };
     let settings = Settings { front: Some(front), ..settings(at(origin)) };
     Directory::new(settings, Metrics::unregistered()).unwrap().find(&registry()).unwrap()
 }
@@ -50,7 +50,11 @@ async fn clients_credentials_are_for_it_to_check() {
 async fn one_that_is_down_is_left_alone_for_all_registries() {
     let (front, origin) = (Upstream::start().await.unwrap(), Upstream::start().await.unwrap());
     front.rules(vec![Rule::on(Kind::Manifest).fault(Fault::status(503))]);
-    let settings = Settings { open: true, front: Some(Front { url: front.url(), tls: None }), ..settings(at(&origin)) };
+    let settings = Settings {
+        open: true,
+        front: Some(Front { url: front.url(), tls: None, renew: false }),
+        ..settings(at(&origin))
+    };
     let directory = Directory::new(settings, Metrics::unregistered()).unwrap();
     let found = |name: &str| directory.find(&name.parse().unwrap()).unwrap().sources[0].clone();
     for _ in 0..5 {
@@ -64,8 +68,26 @@ async fn one_that_is_down_is_left_alone_for_all_registries() {
 #[test]
 fn what_is_no_registry_is_refused() {
     for url in ["larder", "ftp://larder", "https://larder/path", "https://u:p@larder"] {
-        let settings = Settings { front: Some(Front { url: url.into(), tls: None }), ..Settings::default() };
+        let settings =
+            Settings { front: Some(Front { url: url.into(), tls: None, renew: false }), ..Settings::default() };
         let error = Directory::new(settings, Metrics::unregistered()).err();
         assert!(matches!(error, Some(SettingsError::Front { .. })), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_told_to_ask_anew_where_that_is_wanted() {
+    let (front, origin) = (Upstream::start().await.unwrap(), Upstream::start().await.unwrap());
+    front.image(&format!("{}/{REPO}", registry()), "latest", &[SIZE], 1);
+    for renew in [false, true] {
+        let front_settings = Front { url: front.url(), tls: None, renew };
+        let settings = Settings { front: Some(front_settings), ..settings(at(&origin)) };
+        let directory = Directory::new(settings, Metrics::unregistered()).unwrap();
+        let before = front.log().len();
+        let source = directory.find(&registry()).unwrap().sources[0].clone();
+        source.head_manifest(&ask(&ANYBODY), &tag("latest")).await.unwrap();
+        let asked = front.log().split_off(before);
+        let told = asked.iter().any(|request| request.header("cache-control") == Some("no-cache"));
+        assert_eq!(told, renew);
     }
 }
