@@ -15,6 +15,7 @@ use crate::cli::ControllerArgs;
 use crate::config::{Config, Listener};
 use crate::failure::Failure;
 use crate::process::Signals;
+use crate::registries::Registries;
 use crate::serving;
 use crate::watchdog::Watchdog;
 
@@ -29,6 +30,7 @@ async fn control(config: Config) -> anyhow::Result<()> {
     let _watchdog = Watchdog::start();
     let mut registry = MetricsRegistry::default();
     registry.register("larder_build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    let upstream_metrics = upstream::Metrics::register(&mut registry);
     let metrics = Metrics::register(registry.sub_registry_with_prefix("larder"));
     let admin_port = match config.metrics {
         Listener::On(address) => Some(Port::take(address).context("--metrics")?),
@@ -42,7 +44,8 @@ async fn control(config: Config) -> anyhow::Result<()> {
     };
     let certificates = config.controller.certificates.as_deref();
     let certificates = certificates.map(|prefix| Certificates::named(&config.controller.namespace, prefix));
-    let settings = Settings { server: ApiServer::Environment, lease: lease.clone(), certificates };
+    let resolver = Arc::new(Registries::new(config, upstream_metrics)?);
+    let settings = Settings { server: ApiServer::Environment, lease: lease.clone(), certificates, resolver };
     let controller = Controller::new(settings, metrics);
 
     let draining = Arc::new(AtomicBool::new(false));

@@ -15,6 +15,7 @@ mod logging;
 mod node;
 mod people;
 mod process;
+mod registries;
 mod scrub;
 mod serving;
 mod sharing;

@@ -123,6 +123,14 @@ fn a_controller() {
     insta::assert_snapshot!("controller_namespace_wrong", told(&["--namespace", "No Name"]));
     place.write("larder.toml", "[controller]\nnamspace = \"cache\"\nlease = \"A/b\"\nidentity = \"\"\n");
     insta::assert_snapshot!("controller_mistakes", told(&[]));
+    let registry = |rest: &str| place.write("larder.toml", format!("[controller]\nregistry = {rest}\n").as_str());
+    // The certificates need not be there yet.
+    registry("\"https://larder.example:5002\"\nregistry_certificates = \"nowhere\"");
+    insta::assert_snapshot!("controller_registry", told(&[]));
+    registry("\"http://larder.example\"\nregistry_certificates = \"nowhere\"\nregistry_ca = \"ca.crt\"");
+    insta::assert_snapshot!("controller_registry_mistakes", told(&[]));
+    registry("\"larder.example\"");
+    insta::assert_snapshot!("controller_registry_wrong", told(&[]));
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub struct Metrics {
     pub(crate) objects: Family<Kind, Gauge>,
     pub(crate) writes: Family<Write, Counter>,
     pub(crate) releases: Family<Released, Counter>,
+    pub(crate) questions: Family<Question, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -29,16 +30,22 @@ pub(crate) struct Released {
     pub reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Question {
+    pub result: &'static str,
+}
+
 impl Metrics {
     /// Shows them under `registry`.
     pub fn register(registry: &mut Registry) -> Metrics {
         let metrics = Metrics::default();
-        let Metrics { leading, objects, writes, releases } = metrics.clone();
+        let Metrics { leading, objects, writes, releases, questions } = metrics.clone();
         let registry = registry.sub_registry_with_prefix("controller");
         registry.register("leading", "Whether this replica is the one that writes", leading);
         registry.register("objects", "Objects that are known", objects);
         registry.register("writes", "Requests that change an object", writes);
         registry.register("releases", "Nodes that lost the taint larder.dev/warming", releases);
+        registry.register("tag_questions", "Questions to registries what a tag means, by result", questions);
         metrics
     }
 }

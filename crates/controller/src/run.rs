@@ -12,6 +12,7 @@ use crate::follow::Followed;
 use crate::gatekeeper::Gatekeeper;
 use crate::lease::{Lease, LeaseSettings};
 use crate::metrics::{Kind, Metrics};
+use crate::refresh::{Refresher, Resolver};
 use crate::writer::Writer;
 
 /// Changes that come within so long are answered together.
@@ -24,7 +25,7 @@ const REST: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(60);
 
 /// What a controller is told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// The API server.
     pub server: ApiServer,
@@ -32,6 +33,8 @@ pub struct Settings {
     pub lease: LeaseSettings,
     /// The certificates that whoever leads looks after, if any.
     pub certificates: Option<certificates::Settings>,
+    /// By whom tags are asked for.
+    pub resolver: Arc<dyn Resolver>,
 }
 
 /// The controller.
@@ -81,6 +84,8 @@ impl Controller {
     async fn work(&self, mut leading: watch::Receiver<bool>) {
         let mut writer = Writer::new(self.session.clone(), self.metrics.clone());
         let mut keeper = Gatekeeper::new(self.session.clone(), self.metrics.clone());
+        let resolver = self.settings.resolver.clone();
+        let mut refresher = Refresher::new(resolver, self.session.clone(), self.metrics.clone());
         loop {
             self.metrics.leading.set(0);
             if leading.wait_for(|leading| *leading).await.is_err() {
@@ -88,8 +93,9 @@ impl Controller {
             }
             self.metrics.leading.set(1);
             writer.forget();
+            refresher.forget().await;
             tokio::select! {
-                () = self.lead(&mut writer, &mut keeper) => {}
+                () = self.lead(&mut writer, &mut keeper, &mut refresher) => {}
                 () = self.certify() => {}
                 // A write in progress is dropped, as another may lead by the time that it would be taken.
                 _ = leading.wait_for(|leading| !*leading) => {}
@@ -97,15 +103,16 @@ impl Controller {
         }
     }
 
-    async fn lead(&self, writer: &mut Writer, keeper: &mut Gatekeeper) {
+    async fn lead(&self, writer: &mut Writer, keeper: &mut Gatekeeper, refresher: &mut Refresher) {
         loop {
             let looked = Instant::now();
-            let next = if self.ready().is_ok() { self.step(writer, keeper).await } else { looked + LOOK };
+            let next = if self.ready().is_ok() { self.step(writer, keeper, refresher).await } else { looked + LOOK };
             tokio::select! {
                 () = self.followed.changes.notified() => {
                     let soon = (Instant::now() + GATHER).max(looked + REST);
                     tokio::time::sleep_until(soon.into()).await;
                 }
+                () = refresher.hear(now) => tokio::time::sleep_until((looked + REST).into()).await,
                 () = tokio::time::sleep_until(next.into()) => {}
             }
         }
@@ -120,9 +127,9 @@ impl Controller {
     }
 
     /// Writes what is to be written now, and says when to look again if nothing happens.
-    async fn step(&self, writer: &mut Writer, keeper: &mut Gatekeeper) -> Instant {
-        let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
-        let (statuses, releases, wait) = {
+    async fn step(&self, writer: &mut Writer, keeper: &mut Gatekeeper, refresher: &mut Refresher) -> Instant {
+        let now = now();
+        let (statuses, releases, wait, granted, next_tag) = {
             let mut index = self.followed.index();
             index.take_change();
             let kinds = ["Node", "NodeCache", "ImageCache", "workload"];
@@ -130,12 +137,21 @@ impl Controller {
                 self.metrics.objects.get_or_create(&Kind { kind }).set(i64::try_from(size).unwrap_or(i64::MAX));
             }
             let (releases, wait) = index.releases(&now);
-            (index.stale_statuses(&now), releases, wait)
+            let (due, next_tag) = refresher.tags.due(&index, &now, Instant::now());
+            refresher.ask(due);
+            let granted = refresher.tags.granted(&index);
+            (index.stale_statuses(&refresher.tags, &now), releases, wait, granted, next_tag)
         };
         let looked = Instant::now();
         let released = keeper.release(releases).await;
         let written = writer.write(statuses).await;
-        let others = [released, written, wait.map(|wait| looked + wait)];
+        let cleared = refresher.clear(granted).await;
+        let others = [released, written, cleared, next_tag, wait.map(|wait| looked + wait)];
         others.into_iter().flatten().fold(looked + LOOK, Instant::min)
     }
+}
+
+/// The time, in whole seconds as statuses have it.
+fn now() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
 }

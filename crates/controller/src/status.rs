@@ -8,23 +8,31 @@ use warm::{Left, Objection, Standing, Standings, Wanted, objections, selects};
 
 use crate::failures::Failures;
 use crate::index::{CacheKey, Index, Report, State};
+use crate::tags::Tags;
 
 /// Where the images of an ImageCache are in the lists of nodes, by these lists: nodes that want the same have the same list.
 type Places = HashMap<*const Arc<str>, Vec<Option<usize>>>;
 
 impl Index {
     /// The statuses that are not as the API server has them.
-    pub fn stale_statuses(&self, now: &Time) -> Vec<(CacheKey, ImageCacheStatus)> {
+    pub fn stale_statuses(&self, tags: &Tags, now: &Time) -> Vec<(CacheKey, ImageCacheStatus)> {
         let standings = self.standings();
         let status = |(key, cache): (&CacheKey, &Arc<ImageCache>)| {
-            let status = self.status(key, cache, &standings, now);
+            let status = self.status(key, cache, &standings, tags, now);
             (cache.status.as_ref() != Some(&status)).then(|| (key.clone(), status))
         };
         self.caches().filter_map(status).collect()
     }
 
     /// What there is to say about an ImageCache.
-    fn status(&self, key: &CacheKey, cache: &ImageCache, standings: &Standings, now: &Time) -> ImageCacheStatus {
+    fn status(
+        &self,
+        key: &CacheKey,
+        cache: &ImageCache,
+        standings: &Standings,
+        tags: &Tags,
+        now: &Time,
+    ) -> ImageCacheStatus {
         let standing = standings.standing(cache);
         let (wanted, no_images) = self.wanted(key, cache);
         let objections = objections(cache, &wanted, standing, self.policy());
@@ -41,22 +49,28 @@ impl Index {
         }
         let wanted = if standing == Standing::Counts { wanted } else { Wanted::default() };
         let old = cache.status.clone().unwrap_or_default();
-        let mut progress = Progress::new(&wanted, &old);
+        for image in &wanted.images {
+            if let Some(why) = tags.failure(image) {
+                failures.everywhere(&image.to_string(), why.reason, &why.message);
+            }
+        }
+        let mut progress = Progress::new(&wanted, &old, tags);
         if standing == Standing::Counts {
             for known in self.nodes().filter(|known| selects(&cache.spec, &known.node)) {
                 progress.count(self.report(&known.node.name), &mut failures);
             }
         }
+        let last_refresh = tags.refreshed(key, &wanted.images, &old);
         let mut status = ImageCacheStatus {
             observed_generation: cache.metadata.generation,
-            conditions: old.conditions,
+            conditions: old.conditions.clone(),
             image_count: count(wanted.images.len()),
             nodes: progress.nodes,
             warm_nodes: progress.warm_nodes,
             failed: failures.pulls(),
             images: progress.images.iter().map(|(_, one)| one.clone()).collect(),
             failures: failures.list(),
-            last_refresh: old.last_refresh,
+            last_refresh,
         };
         conclude(&mut status, &objections, standing, &failures, now);
         status
@@ -72,13 +86,15 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(wanted: &Wanted, old: &ImageCacheStatus) -> Progress {
+    /// What is known of the tags counts, and what was known before where nobody has found out since.
+    fn new(wanted: &Wanted, old: &ImageCacheStatus, tags: &Tags) -> Progress {
         let known: HashMap<&str, &ImageProgress> = old.images.iter().map(|one| (&*one.image, one)).collect();
         let images = wanted.images.iter().map(|image| {
             let text = image.to_string();
             let known = known.get(text.as_str());
-            let digest = known.and_then(|known| known.digest.clone());
-            let private = known.is_some_and(|known| known.private);
+            let digest = tags.digest(image).map(|digest| digest.to_string());
+            let digest = digest.or_else(|| known.and_then(|known| known.digest.clone()));
+            let private = tags.is_private(image).unwrap_or(known.is_some_and(|known| known.private));
             (text.as_str().into(), ImageProgress { image: text, digest, private, warm: 0, failed: 0 })
         });
         Progress { images: images.collect(), places: Places::new(), nodes: 0, warm_nodes: 0 }
@@ -169,13 +185,13 @@ mod tests {
     }
 
     fn settle_at(index: &mut Index, name: &str, now: &Time) -> ImageCacheStatus {
-        for (key, status) in index.stale_statuses(now) {
+        for (key, status) in index.stale_statuses(&Tags::default(), now) {
             let mut cache = (**index.cache(&key).unwrap()).clone();
             // As it comes back from the API server.
             cache.status = Some(serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap());
             index.apply_cache(key, cache);
         }
-        assert!(index.stale_statuses(&at(2, 0)).is_empty(), "what was written is not written again");
+        assert!(index.stale_statuses(&Tags::default(), &at(2, 0)).is_empty(), "what was written is not written again");
         index.cache(&key(name)).unwrap().status.clone().unwrap()
     }
 

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::section::Section;
 
@@ -16,6 +16,13 @@ pub struct Controller {
     pub identity: Option<String>,
     /// With what the names of the Secrets begin in which it keeps certificates of nodes and registry; it makes none if nobody says.
     pub certificates: Option<String>,
+    /// The larder registry that is asked what tags mean before the origins.
+    pub registry: Option<String>,
+    /// Authorities (PEM) that vouch for it besides the system's.
+    pub registry_ca: Option<PathBuf>,
+    /// The folder of `tls.crt`, `tls.key` and `ca.crt` by which it is reached as nodes reach it. The files may come later: who makes them
+    /// may be this controller.
+    pub registry_certificates: Option<PathBuf>,
 }
 
 impl Default for Controller {
@@ -25,6 +32,9 @@ impl Default for Controller {
             lease: "larder-controller".into(),
             identity: None,
             certificates: None,
+            registry: None,
+            registry_ca: None,
+            registry_certificates: None,
         }
     }
 }
@@ -45,12 +55,27 @@ impl Controller {
         if identity.as_deref() == Some("") {
             section.problem("identity", "must say something, and for each replica something else");
         }
+        let registry: Option<String> = section.value("registry");
+        let registry_ca: Option<PathBuf> = section.value("registry_ca");
+        let registry_certificates: Option<PathBuf> = section.value("registry_certificates");
+        if registry_certificates.is_some() {
+            if registry_ca.is_some() {
+                let what = "is of no use beside registry_ca: a registry is known by the one or by the other";
+                section.problem("registry_certificates", what);
+            }
+            if registry.as_deref().is_some_and(|url| url.starts_with("http://")) {
+                section.problem("registry", "must begin with https://, since registry_certificates is given");
+            }
+        }
         section.finish();
         Controller {
             namespace: namespace.unwrap_or(default.namespace),
             lease: lease.unwrap_or(default.lease),
             identity,
             certificates,
+            registry,
+            registry_ca,
+            registry_certificates,
         }
     }
 }

@@ -178,6 +178,10 @@ impl Config {
             }
             config.controller.certificates = Some(certificates.clone());
         }
+        let front = config.front(None).map_err(Failure::Usage)?;
+        let alone = ::upstream::Settings { front, ..::upstream::Settings::default() };
+        ::upstream::Directory::new(alone, ::upstream::Metrics::unregistered())
+            .map_err(|error| Failure::Usage(format!("controller.registry: {error}")))?;
         Ok(config)
     }
 
@@ -199,7 +203,9 @@ impl Config {
         }
         let front = match certificates {
             Certificates::Needed => self.front(None).map_err(Failure::Usage)?,
-            Certificates::Examined => self.node.registry.clone().map(|url| ::upstream::Front { url, tls: None, renew: false }),
+            Certificates::Examined => {
+                self.node.registry.clone().map(|url| ::upstream::Front { url, tls: None, renew: false })
+            }
         };
         let alone = ::upstream::Settings { front, ..::upstream::Settings::default() };
         ::upstream::Directory::new(alone, ::upstream::Metrics::unregistered())
@@ -207,23 +213,29 @@ impl Config {
             .map_err(|error| Failure::Usage(format!("node.registry: {error}")))
     }
 
-    /// How a node reaches its registry; `known` is how it speaks to one that it has certificates for.
+    /// How a node or a controller reaches its registry; `known` is how it speaks to one that it has certificates for.
     ///
     /// # Errors
     /// A file is no longer what it was when the configuration was read.
     pub fn front(&self, known: Option<::upstream::TlsChoice>) -> Result<Option<::upstream::Front>, String> {
-        let Some(url) = self.node.registry.clone().filter(|_| self.role == Role::Node) else { return Ok(None) };
-        let tls = match &self.node.registry_ca {
+        let (section, registry, ca) = match self.role {
+            Role::Node => ("node", &self.node.registry, &self.node.registry_ca),
+            Role::Controller => ("controller", &self.controller.registry, &self.controller.registry_ca),
+            Role::Registry => return Ok(None),
+        };
+        let Some(url) = registry.clone() else { return Ok(None) };
+        let tls = match ca {
             None => known,
             Some(path) => {
                 let pem = std::fs::read_to_string(path)
-                    .map_err(|error| format!("node.registry_ca: {}: cannot be read: {error}", path.display()))?;
+                    .map_err(|error| format!("{section}.registry_ca: {}: cannot be read: {error}", path.display()))?;
                 let tls = ::upstream::trusting(&pem)
-                    .map_err(|error| format!("node.registry_ca: {}: {error}", path.display()))?;
+                    .map_err(|error| format!("{section}.registry_ca: {}: {error}", path.display()))?;
                 Some(tls)
             }
         };
-        Ok(Some(::upstream::Front { url, tls, renew: false }))
+        // Only a controller asks because something may be new.
+        Ok(Some(::upstream::Front { url, tls, renew: self.role == Role::Controller }))
     }
 
     /// The folder of the store alone, for commands that need nothing else.

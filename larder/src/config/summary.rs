@@ -16,7 +16,9 @@ impl fmt::Display for Config {
         writeln!(f, "configuration  {file}")?;
         if self.role == Role::Controller {
             writeln!(f, "metrics        {metrics}")?;
-            return writeln!(f, "lease          {}/{}", self.controller.namespace, self.controller.lease);
+            writeln!(f, "lease          {}/{}", self.controller.namespace, self.controller.lease)?;
+            let registry = self.controller.registry.as_deref().unwrap_or("the origins");
+            return writeln!(f, "tags           asked of {registry}");
         }
         writeln!(f, "clients        {} ({tls})", self.listen)?;
         if let Some(nodes) = self.nodes.as_ref().filter(|_| self.role == Role::Registry) {
