@@ -35,25 +35,29 @@ pub fn run(args: &CertsArgs) -> Result<ExitCode, Failure> {
         )),
         other => Failure::Runtime(other.into()),
     })?;
-    args.output.print(&report(&minted), || print_table(&minted))?;
+    args.output.print(&report(&minted), || table(&minted))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_table(minted: &Minted) {
+/// For people.
+fn table(minted: &Minted) -> String {
     let new = if minted.ca == Ca::New { "new" } else { "as before" };
-    println!("authority    {} ({new}); keep {} in a safe place", minted.ca_cert.display(), minted.ca_key.display());
+    let (cert, key) = (minted.ca_cert.display(), minted.ca_key.display());
+    let mut lines = vec![format!("authority    {cert} ({new}); keep {key} in a safe place")];
     for (leaf, files, until) in &minted.leaves {
         let folder = files.cert.parent().unwrap_or(Path::new("."));
-        println!("{:<12} {}, {}, good for {} days", leaf.name, folder.display(), leaf.role, days(*until));
+        let good = days(*until);
+        lines.push(format!("{:<12} {}, {}, good for {good} days", leaf.name, folder.display(), leaf.role));
     }
     let of = |role| minted.leaves.iter().any(|(leaf, ..)| leaf.role == role);
     if of(Role::Node) {
-        println!("copy the folder of each node to /etc/larder/peers of its machine");
+        lines.push("copy the folder of each node to /etc/larder/peers of its machine".to_owned());
     }
     if of(Role::Registry) {
-        println!("copy the folder of each registry to /etc/larder/registry of its machine");
+        lines.push("copy the folder of each registry to /etc/larder/registry of its machine".to_owned());
     }
-    println!("whoever runs there takes new files within ten seconds");
+    lines.push("whoever runs there takes new files within ten seconds".to_owned());
+    lines.into_iter().map(|line| line + "\n").collect()
 }
 
 fn days(until: SystemTime) -> u64 {

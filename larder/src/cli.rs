@@ -1,6 +1,8 @@
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::Serialize;
@@ -323,14 +325,22 @@ pub enum Output {
 }
 
 impl Output {
-    /// Prints a result: `table` prints it for people.
-    pub fn print(self, result: &impl Serialize, table: impl FnOnce()) -> anyhow::Result<()> {
-        match self {
+    /// Prints a result, which `table` has for people.
+    pub fn print(self, result: &impl Serialize, table: impl FnOnce() -> String) -> anyhow::Result<()> {
+        say(&match self {
             Output::Table => table(),
-            Output::Json => println!("{}", serde_json::to_string_pretty(result)?),
-            Output::Yaml => print!("{}", serde_saphyr::to_string(result)?),
-        }
-        Ok(())
+            Output::Json => serde_json::to_string_pretty(result)? + "\n",
+            Output::Yaml => serde_saphyr::to_string(result)?,
+        })
+    }
+}
+
+/// Prints a result. Who has stopped reading wants no more of it.
+pub fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot print the result"),
+        _ => Ok(()),
     }
 }
 
@@ -361,8 +371,9 @@ pub fn run() -> ExitCode {
         Command::Why(args) => people::why(&args),
         Command::Clean(args) => people::clean(&args),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Larder::command(), name, &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Larder::command(), name, &mut script);
+            say(&String::from_utf8_lossy(&script)).map(|()| ExitCode::SUCCESS).map_err(Failure::from)
         }
         Command::Version => {
             println!("larder {}", env!("CARGO_PKG_VERSION"));

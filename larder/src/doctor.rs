@@ -46,8 +46,8 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     // A disk or a name server that does not answer is not waited for.
     runtime.shutdown_background();
     args.output.print(&findings, || match findings.is_empty() {
-        true => println!("every pull of this machine goes through larder"),
-        false => findings.iter().for_each(|finding| println!("{finding}")),
+        true => "every pull of this machine goes through larder\n".to_owned(),
+        false => findings.iter().map(|finding| format!("{finding}\n")).collect(),
     })?;
     let worst = findings.iter().map(|finding| finding.severity).max();
     Ok(if worst >= Some(Severity::Warning) { ExitCode::from(1) } else { ExitCode::SUCCESS })

@@ -23,19 +23,21 @@ pub fn run(args: &ScrubArgs) -> Result<ExitCode, Failure> {
     let mut line = ProgressLine::new();
     let report = cache::scrub(&store, |progress| line.show(progress)).context("cannot scrub the store")?;
     line.clear();
-    args.output.print(&report, || print_table(store.root(), &report))?;
+    args.output.print(&report, || table(store.root(), &report))?;
     Ok(if report.quarantined.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn print_table(store: &Path, report: &ScrubReport) {
-    println!("store        {}", store.display());
-    println!("checked      {}, {}", blobs(report.blobs), Size(report.bytes).about());
-    println!("damaged      {}", report.quarantined.len());
-    println!("resealed     {}", report.resealed);
-    println!("swept        {} records of content that is gone", report.records_removed);
-    for digest in &report.quarantined {
-        println!("quarantined  {digest}");
-    }
+/// For people.
+fn table(store: &Path, report: &ScrubReport) -> String {
+    let mut lines = vec![
+        format!("store        {}", store.display()),
+        format!("checked      {}, {}", blobs(report.blobs), Size(report.bytes).about()),
+        format!("damaged      {}", report.quarantined.len()),
+        format!("resealed     {}", report.resealed),
+        format!("swept        {} records of content that is gone", report.records_removed),
+    ];
+    lines.extend(report.quarantined.iter().map(|digest| format!("quarantined  {digest}")));
+    lines.into_iter().map(|line| line + "\n").collect()
 }
 
 fn blobs(number: u64) -> String {

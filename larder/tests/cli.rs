@@ -89,6 +89,29 @@ fn what_cannot_be_asked_of_a_cluster_is_refused_with_what_to_do() {
     .map(|args| format!("$ larder {}\n{}", args.join(" "), place.run(args)))
     .collect();
     insta::assert_snapshot!("no_cluster", told.join("\n"));
+
+    // A cluster at whose address nobody is, and a context that is not there.
+    let kubeconfig = "{apiVersion: v1, kind: Config, current-context: here, \
+        clusters: [{name: here, cluster: {server: 'http://127.0.0.1:9'}}], users: [{name: me, user: {}}], \
+        contexts: [{name: here, context: {cluster: here, user: me}}]}";
+    place.write("config", kubeconfig);
+    let told =
+        [&["nodes"][..], &["images", "--context", "nowhere"], &["warm", "nginx:1.27", "-n", "shop"]].map(|args| {
+            let mut command = place.command(args);
+            command.env("KUBECONFIG", place.path().join("config"));
+            format!("$ larder {}\n{}", args.join(" "), place.told(command))
+        });
+    insta::assert_snapshot!("nobody_there", told.join("\n"));
+}
+
+#[test]
+fn who_stops_reading_ends_nothing_badly() {
+    let place = Place::new();
+    let mut command = place.command(&["completion", "bash"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
 }
 
 #[test]

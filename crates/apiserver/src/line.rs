@@ -57,6 +57,9 @@ pub enum NoWay {
     /// The kubeconfig cannot be used.
     #[error("cannot use the kubeconfig: {0}")]
     Kubeconfig(#[from] KubeconfigError),
+    /// The kubeconfig has no such context.
+    #[error("there is no context {0:?} in the kubeconfig: see kubectl config get-contexts")]
+    NoContext(String),
     /// There is no kubeconfig, and no service account either.
     #[error("this is no pod with a service account ({0}); elsewhere, let KUBECONFIG name a kubeconfig")]
     NoPod(#[from] InClusterError),
@@ -66,6 +69,14 @@ pub enum NoWay {
 }
 
 impl ApiServer {
+    /// Its URL, for people.
+    ///
+    /// # Errors
+    /// Nothing tells where it is.
+    pub async fn url(&self) -> Result<String, NoWay> {
+        Ok(self.config().await?.cluster_url.to_string())
+    }
+
     async fn config(&self) -> Result<Config, NoWay> {
         let kubeconfig = match self {
             ApiServer::Environment => Kubeconfig::from_env()?,
@@ -83,6 +94,10 @@ impl ApiServer {
         };
         Ok(match kubeconfig {
             Some(file) => {
+                if let Some(name) = context.as_ref().filter(|name| !file.contexts.iter().any(|one| one.name == **name))
+                {
+                    return Err(NoWay::NoContext(name.clone()));
+                }
                 let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
                 Config::from_custom_kubeconfig(file, &options).await?
             }

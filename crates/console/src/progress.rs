@@ -18,6 +18,8 @@ pub struct Progress {
     pub failed: u64,
     /// Every image is ready on every node.
     pub is_warm: bool,
+    /// Why there is nothing to be made ready, if so.
+    pub nothing: Option<String>,
     /// What is in the way: of the ImageCache itself, then of its images.
     pub failures: Vec<String>,
 }
@@ -39,6 +41,9 @@ impl Progress {
             warm: status.images.iter().map(|image| u64::from(image.warm)).sum(),
             failed: status.images.iter().map(|image| u64::from(image.failed)).sum(),
             is_warm: condition("Warm").is_some_and(|warm| warm.status == "True"),
+            nothing: condition("Warm")
+                .filter(|warm| matches!(&*warm.reason, "NoNodes" | "NoImages" | "NotCounted"))
+                .map(|warm| warm.message.clone()),
             failures: refused.into_iter().chain(status.failures.iter().map(failure)).collect(),
         })
     }

@@ -1,5 +1,5 @@
 use api::{CachePolicySpec, ImageCache, NodeCache, NodeImage, NodeImageState};
-use oci::Image;
+use oci::{Image, Reference};
 use serde::Serialize;
 use warm::{Node, Standing, Standings, Unselected, Wanted, covers, selection};
 
@@ -52,14 +52,18 @@ pub fn why(
     policy: &CachePolicySpec,
 ) -> Whys {
     let name = image.to_string();
-    let holders: Vec<&str> = caches.iter().filter(|cache| has(cache, &name)).map(node_of).collect();
+    let holders: Vec<&str> = caches.iter().filter(|cache| has(cache, image)).map(node_of).collect();
     let standings = Standings::of(image_caches, policy);
     let mut nodes: Vec<&Node> = nodes.iter().collect();
     nodes.sort_by(|one, other| one.name.cmp(&other.name));
     let nodes = nodes.into_iter().map(|node| {
         let cache = caches.iter().find(|cache| node_of(cache) == &*node.name);
         let mut because = Vec::new();
-        let from = place(node, cache, &name, &holders, image, policy, &mut because);
+        let view = View { image, holders: &holders, agents: !caches.is_empty(), policy };
+        let from = view.place(node, cache, &mut because);
+        if is_private(image_caches, &name) {
+            because.push("The origin gives it to nobody without a credential: a pod needs a pull secret that the origin accepts.".to_owned());
+        }
         for wanting in image_caches {
             let wanted = Wanted::of_status(wanting, policy);
             let left = wanted.left_out.iter().any(|(left, _)| left == image);
@@ -72,55 +76,71 @@ pub fn why(
     Whys { image: name.clone(), nodes: nodes.collect() }
 }
 
-/// Where it is.
-fn place(
-    node: &Node,
-    cache: Option<&NodeCache>,
-    name: &str,
-    holders: &[&str],
-    image: &Image,
-    policy: &CachePolicySpec,
-    because: &mut Vec<String>,
-) -> Place {
-    let told = cache.and_then(|cache| entry(cache, name));
-    if let Some(told) = told {
-        because.extend(sentence(told));
-    }
-    if holders.contains(&&*node.name) {
-        because.push("The runtime has it: a pod starts without a pull, unless its pull policy is Always, which only asks what the tag means.".to_owned());
-        return Place::Runtime;
-    }
-    match cache.and_then(|cache| cache.status.as_ref()) {
-        None => because.push(
-            "No larder agent of this node has told anything: if there is none, the runtime pulls from the origin itself. See kubectl get nodecaches, and run larder doctor there."
-                .to_owned(),
-        ),
-        Some(status) => {
-            let away = status.conditions.iter().find(|one| one.type_ == "Ready" && one.status != "True");
-            because.extend(away.map(|away| format!("The agent is not well: {}.", away.message)));
-            if status.left_out > 0 && told.is_none() {
-                because.push(format!("{} images of this node are not listed in its NodeCache: it may be one of them.", status.left_out));
+/// What is the same for all nodes.
+struct View<'a> {
+    image: &'a Image,
+    /// The nodes that have it.
+    holders: &'a [&'a str],
+    /// Agents of some nodes have told what they have.
+    agents: bool,
+    policy: &'a CachePolicySpec,
+}
+
+impl View<'_> {
+    /// Where it comes from on a node.
+    fn place(&self, node: &Node, cache: Option<&NodeCache>, because: &mut Vec<String>) -> Place {
+        let told = cache.and_then(|cache| entry(cache, self.image));
+        because.extend(told.and_then(sentence));
+        if self.holders.contains(&&*node.name) {
+            because.push("The runtime has it: a pod starts without a pull, unless its pull policy is Always, which only asks what the tag means.".to_owned());
+            return Place::Runtime;
+        }
+        match cache.and_then(|cache| cache.status.as_ref()) {
+            None if self.agents => {
+                because.push(
+                    "No larder agent of this node has told anything, unlike others: without one, the runtime pulls from the origin. Run larder doctor there."
+                        .to_owned(),
+                );
+                return Place::Origin;
+            }
+            None => because.push(
+                "No node tells what it has: agents do so where they keep images ready (node.prefetch).".to_owned(),
+            ),
+            Some(status) => {
+                let away = status.conditions.iter().find(|one| one.type_ == "Ready" && one.status != "True");
+                because.extend(away.map(|away| format!("The agent is not well: {}.", away.message)));
+                if status.left_out > 0 && told.is_none() {
+                    let left = status.left_out;
+                    because.push(format!(
+                        "{left} images of this node are not listed in its NodeCache: it may be one of them."
+                    ));
+                }
             }
         }
-    }
-    // Of no namespace in particular.
-    if !covers(&policy.images, image, "") {
-        because.push("The CachePolicy does not let it be cached: the runtime gets it from the origin.".to_owned());
-        return Place::Origin;
-    }
-    match holders {
-        [] => {
-            because.push("No node has it: it comes from larder's registry, which fetches from the origin what it does not have yet.".to_owned());
-            Place::RegistryOrOrigin
+        let rules = self.policy.images.include.iter().chain(&self.policy.images.exclude);
+        if rules.clone().any(|rule| rule.namespace.is_some()) {
+            because.push("Rules of the CachePolicy for namespaces are not looked at here.".to_owned());
         }
-        holders => {
-            let named = holders.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-            let more =
-                if holders.len() > NAMED { format!(" and {} more", holders.len() - NAMED) } else { String::new() };
-            because.push(format!("Other nodes have it and give its pieces: {named}{more}."));
-            Place::Nodes
+        if !covers(&self.policy.images, self.image, "") {
+            because.push("The CachePolicy does not let it be cached: the runtime gets it from the origin.".to_owned());
+            return Place::Origin;
         }
+        if self.holders.is_empty() {
+            because.push("No node is known to have it: it comes from larder's registry, which fetches from the origin what it does not have yet.".to_owned());
+            return Place::RegistryOrOrigin;
+        }
+        let named = self.holders.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+        let more = self.holders.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        because.push(format!("Other nodes have it and give its pieces: {named}{more}."));
+        Place::Nodes
     }
+}
+
+/// Whether an ImageCache has found out that it needs a credential.
+fn is_private(caches: &[ImageCache], name: &str) -> bool {
+    let statuses = caches.iter().filter_map(|cache| cache.status.as_ref());
+    statuses.flat_map(|status| &status.images).any(|one| one.private && one.image == name)
 }
 
 /// What the agent says of it.
@@ -168,14 +188,24 @@ fn node_of(cache: &NodeCache) -> &str {
     cache.metadata.name.as_deref().unwrap_or_default()
 }
 
-fn entry<'a>(cache: &'a NodeCache, name: &str) -> Option<&'a NodeImage> {
-    cache.status.as_ref()?.images.iter().find(|image| image.image == name)
+/// What a node says of an image: under its name or, where that is a digest, under any name of the same repository with this digest.
+fn entry<'a>(cache: &'a NodeCache, image: &Image) -> Option<&'a NodeImage> {
+    let (name, repository) = (image.to_string(), image.name.to_string());
+    let digest = match &image.reference {
+        Reference::Digest(digest) => Some(digest.to_string()),
+        Reference::Tag(_) => None,
+    };
+    let same = |one: &&NodeImage| {
+        let of_repository = || one.image.strip_prefix(&repository).is_some_and(|rest| rest.starts_with([':', '@']));
+        one.image == name || (digest.is_some() && one.digest == digest && of_repository())
+    };
+    cache.status.as_ref()?.images.iter().find(same)
 }
 
 /// Whether the runtime of a node has it.
-fn has(cache: &NodeCache, name: &str) -> bool {
+fn has(cache: &NodeCache, image: &Image) -> bool {
     let ready = |image: &NodeImage| matches!(image.state, NodeImageState::Present | NodeImageState::Warm);
-    entry(cache, name).is_some_and(ready)
+    entry(cache, image).is_some_and(ready)
 }
 
 #[cfg(test)]
@@ -208,7 +238,7 @@ mod tests {
         let caches = [
             node_cache(
                 "one",
-                json!([{"image": "quay.io/a:1", "state": "Warm", "pinned": true}, {"image": "quay.io/c:1", "state": "Present"}]),
+                json!([{"image": "quay.io/a:1", "state": "Warm", "pinned": true}, {"image": "quay.io/c:1", "state": "Present", "digest": format!("sha256:{}", "c".repeat(64))}]),
             ),
             node_cache(
                 "two",
@@ -229,6 +259,8 @@ mod tests {
     fn each_node_is_told_of_with_its_reasons() {
         insta::assert_snapshot!("wanted", told("quay.io/a:1", json!({})));
         insta::assert_snapshot!("had_by_another", told("quay.io/c:1", json!({})));
+        let by_digest = format!("quay.io/c@sha256:{}", "c".repeat(64));
+        insta::assert_snapshot!("by_digest", told(&by_digest, json!({"images": {"include": [{"namespace": "*"}]}})));
         insta::assert_snapshot!("had_by_nobody", told("quay.io/nowhere:1", json!({})));
         insta::assert_snapshot!(
             "excluded",

@@ -39,6 +39,7 @@ fn install_upgrade_and_uninstall() -> Result<()> {
         release(cluster, "1")?;
         is_pulled_through(cluster)?;
         is_kept_ready(cluster)?;
+        tags_are_asked_of_the_registry(cluster)?;
         people_are_told(cluster)?;
         certificates_come_back(cluster)?;
         only_these_ports_are_open(cluster)?;
@@ -114,6 +115,22 @@ fn is_kept_ready(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The controller asks the registry what tags mean, by the address for nodes and with the certificates that it has made itself.
+fn tags_are_asked_of_the_registry(cluster: &Cluster) -> Result<()> {
+    let controllers = "app.kubernetes.io/component=controller";
+    wait_for("the registry has told the controller what a tag means", PATIENCE, || {
+        let pods = cluster.kubectl().json(&["get", "pods", "-n", NAMESPACE, "-l", controllers])?;
+        let names = pods["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str());
+        let mut asked = names.filter_map(|name| {
+            let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}:7442/proxy/metrics");
+            cluster.kubectl().run(&["get", "--raw", &path]).ok()
+        });
+        let answered =
+            |metrics: String| metrics.contains("larder_upstream_requests_total{upstream=\"registry\",code=\"200\"}");
+        Ok(asked.any(answered).then_some(()))
+    })
+}
+
 /// The command line, as larder's own and as a plugin of kubectl.
 fn people_are_told(cluster: &Cluster) -> Result<()> {
     let config = cluster.kubectl().config();
@@ -132,6 +149,13 @@ fn people_are_told(cluster: &Cluster) -> Result<()> {
     assert!(code == Some(0) && text.contains("2 of 2 images ready on 2 nodes"), "{code:?}: {text}");
     let (code, text) = larder(&["warm", "gone:1", "-n", "default", "--wait", "--timeout", "2m"])?;
     assert!(code == Some(1) && text.contains("ImageNotFound"), "{code:?}: {text}");
+
+    // Nothing is waited for where nothing can come.
+    let (code, text) =
+        larder(&["warm", "asked:1", "-n", "default", "--name", "nowhere", "--node-selector", "pool=none", "--wait"])?;
+    assert!(code == Some(1) && text.contains("no node is selected"), "{code:?}: {text}");
+    let (code, text) = larder(&["warm", "-n", "default", "--refresh", "asked-1"])?;
+    assert_eq!(code, Some(0), "{text}");
 
     let rows = json(&["images", "library/asked"])?;
     assert_eq!((&rows[0]["warm"], &rows[0]["wantedBy"][0]), (&json!(2), &json!("default/asked-1")), "{rows}");
@@ -158,7 +182,7 @@ fn people_are_told(cluster: &Cluster) -> Result<()> {
         cluster.kubectl().command().args(["larder", "nodes"]).env("PATH", std::env::join_paths(path)?).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.starts_with("NODE ") && text.contains("node-2"), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    cluster.kubectl().run(&["delete", "imagecache", "gone-1"])?;
+    cluster.kubectl().run(&["delete", "imagecache", "gone-1", "nowhere"])?;
     Ok(())
 }
 

@@ -11,6 +11,8 @@ pub(crate) enum Goal {
     Times(f64),
     /// At most so much more than without.
     More(f64),
+    /// At most so much; there is nothing to compare it with.
+    AtMost(f64),
 }
 
 /// Values of larder and of what it is compared with, all in one unit; less is better.
@@ -45,11 +47,12 @@ impl Beside {
 
     /// How larder's median stands to the other's, in the goal's terms.
     fn reached(&self) -> Option<f64> {
-        let [larder, other] = [&self.larder, &self.other].map(|values| spread(values.iter().copied()));
-        let ([_, larder, _], [_, other, _]) = (larder?, other?);
+        let median = |values: &[f64]| spread(values.iter().copied()).map(|[_, median, _]| median);
+        let larder = median(&self.larder)?;
         Some(match self.goal {
-            Goal::Times(_) => larder / other,
-            Goal::More(_) => larder - other,
+            Goal::Times(_) => larder / median(&self.other)?,
+            Goal::More(_) => larder - median(&self.other)?,
+            Goal::AtMost(_) => larder,
         })
     }
 
@@ -61,6 +64,10 @@ impl Beside {
             (Goal::More(limit), reached) => {
                 let said = |value: f64| (value <= limit, format!("{value:+.2} {}", self.unit));
                 (format!("≤ {limit} {} more", self.unit), reached.map(said))
+            }
+            (Goal::AtMost(limit), reached) => {
+                let said = |value: f64| (value <= limit, format!("{value:.2} {}", self.unit));
+                (format!("≤ {limit} {}", self.unit), reached.map(said))
             }
         };
         let verdict = match reached {

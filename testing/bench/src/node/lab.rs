@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use nodes::{Agent, member, peering};
+use nodes::{Agent, KUBECONFIG, member, peering};
 use testbed::{Cluster, Launch, Node, Written, wait_for};
 
 use crate::machine::Moment;
@@ -43,6 +43,16 @@ impl<'a> Lab<'a> {
         let store = format!("/var/lib/larder/{}", self.store);
         let launch = Launch::new(&self.larder).args(["node", "--log", "warn", "--store", &store]);
         Agent::launch(node, &config, launch)
+    }
+
+    /// The same with an agent that keeps ready what ImageCaches want, as the account of agents.
+    pub(super) fn start_keeping(&mut self, node: &'a Node) -> Result<Agent<'a>> {
+        self.store += 1;
+        let peering = peering(node.machine(), &self.certificates, &self.members)?;
+        let config = format!("[node.cluster]\nname = {:?}\nkeep_free = \"0%\"\n[node]\n{peering}", node.name());
+        let store = format!("/var/lib/larder/{}", self.store);
+        let launch = Launch::new(&self.larder).args(["node", "--log", "warn", "--store", &store]);
+        Agent::launch(node, &config, launch.env("KUBECONFIG", KUBECONFIG))
     }
 
     /// Ends a node's agent and leaves nothing of it: neither what it kept nor what it told containerd.

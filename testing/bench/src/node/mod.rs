@@ -14,6 +14,7 @@ mod beside;
 mod files;
 mod lab;
 mod latency;
+mod prefetch;
 mod pull;
 mod warm;
 
@@ -40,6 +41,9 @@ pub(crate) struct Arguments {
     /// How many requests make one repetition of a latency.
     #[arg(long, default_value_t = 5000)]
     requests: usize,
+    /// How many images of 50 MB an ImageCache wants.
+    #[arg(long, default_value_t = 20)]
+    images: usize,
     /// The binary to measure; the release build of this workspace, made first, if not given.
     #[arg(long, value_name = "PATH")]
     larder: Option<PathBuf>,
@@ -53,10 +57,12 @@ enum Name {
     Warm,
     /// The mirror's answers to warm requests.
     Latency,
+    /// What an ImageCache wants, on all nodes.
+    Prefetch,
 }
 
 impl Name {
-    const ALL: [Name; 3] = [Name::Pull, Name::Warm, Name::Latency];
+    const ALL: [Name; 4] = [Name::Pull, Name::Warm, Name::Latency, Name::Prefetch];
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
@@ -79,6 +85,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
                 Name::Pull => figures.extend(pull::run(&mut lab, &arguments)?),
                 Name::Warm => figures.extend(warm::run(&mut lab, &arguments)?),
                 Name::Latency => figures.extend(latency::run(&mut lab, &arguments)?),
+                Name::Prefetch => figures.extend(prefetch::run(&mut lab, &arguments)?),
             }
         }
         Ok(())
@@ -90,12 +97,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn head(arguments: &Arguments) -> String {
-    let Arguments { repetitions, rate, requests, .. } = arguments;
+    let Arguments { repetitions, rate, requests, images, .. } = arguments;
     let sizes: Vec<String> = arguments.size.iter().map(u64::to_string).collect();
     let only: String =
         arguments.only.iter().map(|name| format!(" --only {}", format!("{name:?}").to_lowercase())).collect();
     format!(
-        "`cargo run --release -p bench -- node{only} --repetitions {repetitions} --size {} --rate {rate} --requests {requests}` on {}.\n\n\
+        "`cargo run --release -p bench -- node{only} --repetitions {repetitions} --size {} --rate {rate} --requests {requests} --images {images}` on {}.\n\n\
          Medians (least – most) of {repetitions} repetitions in which larder and the other took turns; what was reached is the ratio, or the \
          difference, of the medians. The processors' idle share was that of the whole machine while larder was measured.\n\n",
         sizes.join(","),

@@ -1,32 +1,27 @@
 //! What people ask of a cluster. What they are shown is put together by `console`.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use api::{CachePolicy, CachePolicySpec, CleanupMode, ImageCache, NodeCache, names};
 use apiserver::{ApiServer, Need, Session, reason};
 use clap::Args;
-use console::{Place, Progress, Table, age, name_of, size};
-use indicatif::{ProgressBar, ProgressStyle};
+use console::{Place, Table, age, size};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 use oci::Image;
 use serde::de::DeserializeOwned;
-use serde_json::json;
-use units::Span;
 
 use crate::cli::Output;
 use crate::failure::Failure;
 use crate::logging;
 
-/// Under which name people write to ImageCaches.
-const MANAGER: &str = "larder-warm";
-/// How often is looked how far an ImageCache is.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+mod warm;
+
+pub use warm::{WarmArgs, warm};
+
 /// Objects in a page of a list.
 const PAGE: u32 = 100;
 
@@ -40,37 +35,6 @@ pub struct ClusterArgs {
     /// How to print the result
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Output,
-}
-
-/// What `larder warm` takes.
-#[derive(Args)]
-pub struct WarmArgs {
-    /// The images, such as nginx:1.27 or ghcr.io/shop/api:v3
-    #[arg(value_name = "IMAGE", required = true)]
-    pub images: Vec<String>,
-
-    /// The namespace of the ImageCache [default: that of the context]
-    #[arg(short, long, value_name = "NAME")]
-    pub namespace: Option<String>,
-
-    /// The ImageCache [default: made of the first image]
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-
-    /// The labels of its nodes, where it is new: all nodes if not given
-    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
-    pub node_selector: Vec<String>,
-
-    /// Wait until all images are ready on all nodes, and exit with 1 if they do not become so
-    #[arg(long)]
-    pub wait: bool,
-
-    /// How long to wait
-    #[arg(long, value_name = "TIME", default_value = "30m")]
-    pub timeout: Span,
-
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
 }
 
 /// What `larder images` takes.
@@ -123,20 +87,20 @@ pub struct CleanArgs {
 
 /// A cluster's API server.
 struct Cluster {
-    session: Session,
+    server: ApiServer,
     client: Client,
 }
 
 impl Cluster {
     async fn of(args: &ClusterArgs) -> Result<Cluster, Failure> {
-        let session = Session::new(ApiServer::Person(args.context.clone()));
-        // Like a wrong command line, that there is no cluster is for the one who types to mend.
-        let client = session.client().await.map_err(|error| Failure::Usage(format!("larder: {error}")))?;
-        Ok(Cluster { session, client })
+        let server = ApiServer::Person(args.context.clone());
+        let client = Session::new(server.clone()).client().await;
+        let client = client.map_err(|error| Failure::Usage(format!("larder: {error}")))?;
+        Ok(Cluster { server, client })
     }
 
     /// All objects of a kind.
-    async fn list<K>(&self) -> anyhow::Result<Vec<K>>
+    async fn list<K>(&self) -> Result<Vec<K>, Failure>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {
@@ -144,7 +108,10 @@ impl Cluster {
         let mut all = Vec::new();
         let mut page = ListParams::default().limit(PAGE);
         loop {
-            let list = api.list(&page).await.map_err(|error| self.refused::<K>(&error, "list", None))?;
+            let list = match api.list(&page).await {
+                Ok(list) => list,
+                Err(error) => return Err(self.refused::<K>(&error, "list", None).await),
+            };
             all.extend(list.items);
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => page = page.continue_token(&token),
@@ -154,21 +121,27 @@ impl Cluster {
     }
 
     /// What holds in the cluster.
-    async fn policy(&self) -> anyhow::Result<CachePolicySpec> {
+    async fn policy(&self) -> Result<CachePolicySpec, Failure> {
         let policies: Api<CachePolicy> = Api::all(self.client.clone());
-        let found = policies.get_opt(names::POLICY).await;
-        let found = found.map_err(|error| self.refused::<CachePolicy>(&error, "get", None))?;
-        Ok(found.map(|policy| policy.spec).unwrap_or_default())
+        match policies.get_opt(names::POLICY).await {
+            Ok(found) => Ok(found.map(|policy| policy.spec).unwrap_or_default()),
+            Err(error) => Err(self.refused::<CachePolicy>(&error, "get", None).await),
+        }
     }
 
-    fn refused<K: Resource<DynamicType = ()>>(
+    /// What a failed request comes to: nobody is there, which is for the one who types to mend as a wrong command line is, or it is refused.
+    async fn refused<K: Resource<DynamicType = ()>>(
         &self,
         error: &kube::Error,
         verb: &str,
         namespace: Option<&str>,
-    ) -> anyhow::Error {
-        self.session.failed(error);
-        anyhow!("{}", reason(error, &Need::of::<K>(verb, namespace)))
+    ) -> Failure {
+        let why = reason(error, &Need::of::<K>(verb, namespace));
+        if matches!(error, kube::Error::Api(_)) {
+            return anyhow!("{why}").into();
+        }
+        let server = self.server.url().await.unwrap_or_else(|_| "of the kubeconfig".to_owned());
+        Failure::Usage(format!("larder: cannot reach the API server {server}: {why}. See kubectl cluster-info"))
     }
 }
 
@@ -204,7 +177,7 @@ pub fn images(args: &ImagesArgs) -> Result<ExitCode, Failure> {
                 let rest = [size, age(row.last_used.as_ref(), now), wanted];
                 table.row([row.image.clone()].into_iter().chain(counts).chain(rest));
             }
-            print!("{table}");
+            table.to_string()
         })?;
         Ok(ExitCode::SUCCESS)
     })
@@ -216,15 +189,17 @@ pub fn nodes(args: &NodesArgs) -> Result<ExitCode, Failure> {
         let cluster = Cluster::of(&args.cluster).await?;
         let Some(name) = &args.node else {
             let rows = console::nodes(&cluster.list::<NodeCache>().await?);
-            args.cluster.output.print(&rows, || print_nodes(&rows))?;
+            args.cluster.output.print(&rows, || node_table(&rows))?;
             return Ok(ExitCode::SUCCESS);
         };
         let caches: Api<NodeCache> = Api::all(cluster.client.clone());
-        let found = caches.get_opt(name).await.map_err(|error| cluster.refused::<NodeCache>(&error, "get", None))?;
+        let found = match caches.get_opt(name).await {
+            Ok(found) => found,
+            Err(error) => return Err(cluster.refused::<NodeCache>(&error, "get", None).await),
+        };
         let cache =
             found.ok_or_else(|| anyhow!("no larder agent has told anything of a node {name:?}: see larder nodes"))?;
         args.cluster.output.print(&cache, || {
-            print_nodes(&console::nodes(std::slice::from_ref(&cache)));
             let mut table = Table::new(&["IMAGE", "STATE", "PINNED", "SIZE", "LAST USED", "REASON", "MESSAGE"]);
             let now = Timestamp::now();
             for image in cache.status.iter().flat_map(|status| &status.images) {
@@ -238,13 +213,13 @@ pub fn nodes(args: &NodesArgs) -> Result<ExitCode, Failure> {
                     image.message.clone().unwrap_or_default(),
                 ]);
             }
-            print!("\n{table}");
+            format!("{}\n{table}", node_table(&console::nodes(std::slice::from_ref(&cache))))
         })?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-fn print_nodes(rows: &[console::NodeRow]) {
+fn node_table(rows: &[console::NodeRow]) -> String {
     let now = Timestamp::now();
     let mut table =
         Table::new(&["NODE", "READY", "PRESENT", "WANTED", "WARM", "FAILED", "IMAGES", "STORE", "FREE", "CLEANUP"]);
@@ -254,10 +229,8 @@ fn print_nodes(rows: &[console::NodeRow]) {
         let rest = [size(row.bytes), size(row.store), free, age(row.last_cleanup.as_ref(), now)];
         table.row([row.node.clone(), row.ready.clone()].into_iter().chain(counts).chain(rest));
     }
-    print!("{table}");
-    for (node, message) in rows.iter().filter_map(|row| Some((&row.node, row.message.as_ref()?))) {
-        println!("{node} is not ready: {message}");
-    }
+    let away = rows.iter().filter_map(|row| Some(format!("{} is not ready: {}\n", row.node, row.message.as_ref()?)));
+    table.to_string() + &away.collect::<String>()
 }
 
 /// Runs `larder why`.
@@ -265,7 +238,7 @@ pub fn why(args: &WhyArgs) -> Result<ExitCode, Failure> {
     let image = image_of(&args.image)?;
     run(async {
         let cluster = Cluster::of(&args.cluster).await?;
-        let mut nodes: Vec<warm::Node> = cluster.list::<Node>().await?.iter().map(warm::Node::from).collect();
+        let mut nodes: Vec<::warm::Node> = cluster.list::<Node>().await?.iter().map(::warm::Node::from).collect();
         nodes.retain(|node| args.node.as_ref().is_none_or(|name| *name == *node.name));
         if let (Some(name), []) = (&args.node, &*nodes) {
             return Err(anyhow!("there is no node {name:?}").into());
@@ -273,17 +246,17 @@ pub fn why(args: &WhyArgs) -> Result<ExitCode, Failure> {
         let (caches, wanting) = (cluster.list::<NodeCache>().await?, cluster.list::<ImageCache>().await?);
         let whys = console::why(&image, &nodes, &caches, &wanting, &cluster.policy().await?);
         args.cluster.output.print(&whys, || {
-            println!("{}", whys.image);
-            for why in &whys.nodes {
+            let of_node = |why: &console::Why| {
                 let from = match why.from {
                     Place::Runtime => "is there",
                     Place::Nodes => "comes from other nodes",
                     Place::RegistryOrOrigin => "comes from larder's registry, or the origin",
                     Place::Origin => "comes from the origin, past larder",
                 };
-                println!("\n{}: {from}", why.node);
-                why.because.iter().for_each(|reason| println!("  {reason}"));
-            }
+                let because: String = why.because.iter().map(|reason| format!("  {reason}\n")).collect();
+                format!("\n{}: {from}\n{because}", why.node)
+            };
+            format!("{}\n{}", whys.image, whys.nodes.iter().map(of_node).collect::<String>())
         })?;
         Ok(ExitCode::SUCCESS)
     })
@@ -310,8 +283,12 @@ pub fn clean(args: &CleanArgs) -> Result<ExitCode, Failure> {
                     table.row([node.clone(), when, done.to_owned()].into_iter().chain(cells));
                 }
             }
-            print!("{table}");
+            table.to_string()
         })?;
+        let silent: Vec<&str> = removed.iter().filter(|one| one.cleanup.is_none()).map(|one| &*one.node).collect();
+        if mode != CleanupMode::Off && !silent.is_empty() {
+            eprintln!("Nothing to remove so far, or not looked yet: {}", silent.join(", "));
+        }
         match mode {
             CleanupMode::Off => eprintln!(
                 "No node cleans: the CachePolicy has no cleanup, or its mode is Off. With mode: DryRun nodes say here what they would remove."
@@ -323,123 +300,4 @@ pub fn clean(args: &CleanArgs) -> Result<ExitCode, Failure> {
         }
         Ok(ExitCode::SUCCESS)
     })
-}
-
-/// Runs `larder warm`.
-pub fn warm(args: &WarmArgs) -> Result<ExitCode, Failure> {
-    let images = args.images.iter().map(|text| image_of(text)).collect::<Result<Vec<_>, _>>()?;
-    let pair = |text: &String| match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(Failure::Usage(format!("--node-selector: {text:?} is not KEY=VALUE"))),
-    };
-    let selector = args.node_selector.iter().map(pair).collect::<Result<std::collections::BTreeMap<_, _>, _>>()?;
-    run(async {
-        let cluster = Cluster::of(&args.cluster).await?;
-        let namespace = args.namespace.clone().unwrap_or_else(|| cluster.client.default_namespace().to_owned());
-        let name = args.name.clone().unwrap_or_else(|| name_of(&images[0]));
-        let caches: Api<ImageCache> = Api::namespaced(cluster.client.clone(), &namespace);
-        let refused = |error: &kube::Error, verb: &str| cluster.refused::<ImageCache>(error, verb, Some(&namespace));
-        let found = caches.get_opt(&name).await.map_err(|error| refused(&error, "get"))?;
-        let there = found.map(|cache| cache.spec);
-        if let Some(spec) = there.as_ref().filter(|spec| !selector.is_empty() && spec.node_selector != selector) {
-            let other =
-                format!("{namespace}/{name} is for other nodes ({:?}): give another --name", spec.node_selector);
-            return Err(Failure::Usage(format!("larder: the ImageCache {other}")));
-        }
-        let mut all = there.as_ref().map(|spec| spec.images.clone()).unwrap_or_default();
-        let new: Vec<&Image> = images.iter().filter(|image| !all.contains(image)).collect();
-        all.extend(new.iter().map(|image| (*image).clone()));
-        if !new.is_empty() {
-            let mut spec = json!({"images": all});
-            if there.is_none() && !selector.is_empty() {
-                spec["nodeSelector"] = json!(selector);
-            }
-            let object = json!({
-                "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache",
-                "metadata": {"namespace": namespace, "name": name}, "spec": spec,
-            });
-            // What is there stays in the list, whoever put it there.
-            let written = match there.is_some() {
-                true => caches.patch(&name, &PatchParams::default(), &Patch::Merge(&object)).await,
-                false => caches.patch(&name, &PatchParams::apply(MANAGER), &Patch::Apply(&object)).await,
-            };
-            written.map_err(|error| refused(&error, "create, patch"))?;
-        }
-        eprintln!("imagecache/{name} in {namespace}: {} images, {} new", all.len(), new.len());
-        if !args.wait {
-            let cache = caches.get(&name).await.map_err(|error| refused(&error, "get"))?;
-            args.cluster.output.print(&cache, || {})?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let progress = follow(&caches, &name, args.timeout.0).await.map_err(|error| refused(&error, "get"))?;
-        args.cluster.output.print(&progress, || match &progress {
-            Some(progress) => {
-                println!("{progress}");
-                progress.failures.iter().for_each(|failure| println!("  {failure}"));
-            }
-            None => println!("no larder controller has taken note of it: see kubectl -n larder get pods"),
-        })?;
-        let warm = progress.is_some_and(|progress| progress.is_warm);
-        Ok(if warm { ExitCode::SUCCESS } else { ExitCode::from(1) })
-    })
-}
-
-/// Shows how far an ImageCache is until it is warm, nothing more comes, or the time is over; gives the last that is known.
-async fn follow(caches: &Api<ImageCache>, name: &str, patience: Duration) -> Result<Option<Progress>, kube::Error> {
-    let end = tokio::time::Instant::now() + patience;
-    let show = Shown::new();
-    let mut last = None;
-    loop {
-        // It is asked for anew rather than watched: a watch would need a right of its own.
-        if let Some(progress) = Progress::of(&caches.get(name).await?) {
-            show.progress(&progress, last.as_ref());
-            let over = progress.is_warm || progress.is_stuck();
-            last = Some(progress);
-            if over {
-                return Ok(last);
-            }
-        }
-        if tokio::time::Instant::now() + LOOK_EVERY > end {
-            return Ok(last);
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// A bar on a terminal, else a line for each change.
-struct Shown(Option<ProgressBar>);
-
-impl Shown {
-    fn new() -> Shown {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}");
-            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
-        Shown(bar)
-    }
-
-    fn progress(&self, progress: &Progress, last: Option<&Progress>) {
-        match &self.0 {
-            Some(bar) => {
-                bar.set_length(progress.all());
-                bar.set_position(progress.warm);
-                bar.set_message(if progress.failed > 0 {
-                    format!("({} failing)", progress.failed)
-                } else {
-                    String::new()
-                });
-                bar.tick();
-            }
-            None if last.map(ToString::to_string) != Some(progress.to_string()) => eprintln!("{progress}"),
-            None => {}
-        }
-    }
-}
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
-    }
 }
