@@ -292,6 +292,14 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "ADDR", env = "LARDER_LISTEN", hide_env_values = true)]
     pub listen: Option<Address>,
 
+    /// The larder registry that the node asks before the origins [default: none]
+    #[arg(long, value_name = "URL", env = "LARDER_REGISTRY", hide_env_values = true)]
+    pub registry: Option<String>,
+
+    /// Where other nodes connect to, where there are any [default: 0.0.0.0:7440]
+    #[arg(long, value_name = "ADDR", env = "LARDER_PEERS", hide_env_values = true)]
+    pub peers: Option<Address>,
+
     /// The root of the machine's file system, where a container has it mounted [default: /]
     #[arg(long, value_name = "DIR", env = "LARDER_HOST_ROOT", hide_env_values = true)]
     pub host_root: Option<PathBuf>,
@@ -307,6 +315,8 @@ impl DoctorArgs {
         NodeArgs {
             config: self.config.clone(),
             listen: self.listen,
+            registry: self.registry.clone(),
+            peers: self.peers,
             host_root: self.host_root.clone(),
             ..NodeArgs::default()
         }

@@ -75,7 +75,8 @@ pub fn plan(standing: Standing, terms: &Terms, now: SystemTime) -> Result<Plan, 
             (Some(stays), _) => stays.clone(),
             (None, Some(by)) => {
                 steps.push(Step::Renewed(name));
-                sign(by, &Leaf { name: name.to_owned(), role }, terms, now)?
+                // Of all of that role: it is called as they are.
+                sign(by, &Leaf { name: role.dns_name().to_owned(), role }, terms, now)?
             }
             (None, None) => unreachable!("there is one that signs, or one that will"),
         });

@@ -39,6 +39,9 @@ fn install_upgrade_and_uninstall() -> Result<()> {
         release(cluster, "1")?;
         is_pulled_through(cluster)?;
         is_kept_ready(cluster)?;
+        let doctor = ["-n", NAMESPACE, "exec", "ds/larder-node", "--", "larder", "doctor"];
+        let told = cluster.kubectl().run(&[&doctor[..], &["--config", "/etc/larder/config/larder.toml"]].concat())?;
+        anyhow::ensure!(told.contains("every pull of this machine goes through larder"), "{told}");
         tags_are_asked_of_the_registry(cluster)?;
         people_are_told(cluster)?;
         certificates_come_back(cluster)?;
