@@ -2,7 +2,8 @@
 //! safe as their namespaces ask.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -51,9 +52,13 @@ fn every_object_is_taken(cluster: &Cluster, helm: &Helm) -> Result<()> {
 
 /// Has the API server check objects as if they were applied, with its warnings taken for mistakes.
 fn dry_run(cluster: &Cluster, objects: &str) -> Result<()> {
-    use std::io::Write;
     let mut command = cluster.kubectl().command();
     command.args(["apply", "--server-side", "--dry-run=server", "--warnings-as-errors", "-f", "-"]);
+    fed(&mut command, objects)
+}
+
+/// Runs a command with these objects as its input; the error is what it complained about.
+fn fed(command: &mut Command, objects: &str) -> Result<()> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     child.stdin.take().context("it was asked for")?.write_all(objects.as_bytes())?;
     let output = child.wait_with_output()?;
@@ -91,7 +96,6 @@ fn agents_write_their_own_node_only(cluster: &Cluster) -> Result<()> {
         json!({"apiVersion": "larder.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": node}}).to_string()
     };
     let write = |of: &str, node: &str| -> Result<()> {
-        use std::io::Write;
         let mut command = cluster.kubectl().command();
         command.args(["create", "--dry-run=server", "-f", "-", "--as=system:serviceaccount:larder:larder-node"]);
         command.args([
@@ -99,13 +103,7 @@ fn agents_write_their_own_node_only(cluster: &Cluster) -> Result<()> {
             "--as-group=system:authenticated",
             &format!("--as-user-extra=authentication.kubernetes.io/node-name={of}"),
         ]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        child.stdin.take().context("it was asked for")?.write_all(cache(node).as_bytes())?;
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(())
+        fed(&mut command, &cache(node))
     };
     write("node-1", "node-1")?;
     wait_for("the policy counts", PATIENCE, || Ok(write("node-1", "node-2").is_err().then_some(())))?;

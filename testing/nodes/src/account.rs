@@ -61,7 +61,15 @@ pub fn make_account(cluster: &Cluster) -> Result<()> {
 /// # Errors
 /// The account is not there.
 pub fn give_account(cluster: &Cluster, machine: &Machine) -> Result<()> {
-    let token = cluster.kubectl().run(&["create", "token", "larder-node", "-n", "larder"])?;
+    act_as(cluster, machine, "larder-node", KUBECONFIG)
+}
+
+/// Lets who is on a machine be an account of the namespace `larder`, by a kubeconfig at this path.
+///
+/// # Errors
+/// The account is not there.
+pub fn act_as(cluster: &Cluster, machine: &Machine, account: &str, kubeconfig: &str) -> Result<()> {
+    let token = cluster.kubectl().run(&["create", "token", account, "-n", "larder"])?;
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
@@ -73,7 +81,17 @@ pub fn give_account(cluster: &Cluster, machine: &Machine) -> Result<()> {
         }}],
         "users": [{"name": "larder", "user": {"token": token.trim()}}],
     });
-    machine.write(KUBECONFIG, &config.to_string())
+    machine.write(kubeconfig, &config.to_string())
+}
+
+/// The objects of docs/controller.md by which the controller's account has its rights.
+///
+/// # Errors
+/// The documentation has none.
+pub fn controller_rights() -> Result<String> {
+    let page = fs::read_to_string(workspace().join("docs/controller.md"))?;
+    let block = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
+    block.map(str::to_owned).context("docs/controller.md has the rights")
 }
 
 /// The ClusterRole of docs/node.md.

@@ -6,39 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nodes::{await_ready, binary, metric};
+use nodes::{KUBECONFIG, await_ready, binary, metric};
 use serde_json::{Value, json};
-use testbed::{Cluster, ClusterSpec, Kubectl, Launch, Machine, Process, wait_for, with_cluster};
+use testbed::{ClusterSpec, Kubectl, Launch, Machine, Process, wait_for, with_cluster};
 
-const KUBECONFIG: &str = "/etc/larder/kubeconfig";
 const PATIENCE: Duration = Duration::from_secs(180);
 
 const ACCOUNT: &str = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: larder-controller, namespace: larder}}";
 
-/// The objects in docs/controller.md.
-fn rights() -> Result<String> {
-    let page = fs::read_to_string(root().join("docs/controller.md"))?;
-    let block = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
-    block.map(str::to_owned).context("the page has the rights")
-}
-
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("testing/nodes is in it")
-}
-
-/// Lets who is on a machine be the controller's account.
-fn be_controller(cluster: &Cluster, machine: &Machine) -> Result<()> {
-    let token = cluster.kubectl().run(&["create", "token", "larder-controller", "-n", "larder"])?;
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "larder",
-        "contexts": [{"name": "larder", "context": {"cluster": "here", "user": "larder"}}],
-        "clusters": [{"name": "here", "cluster": {
-            "server": cluster.server(),
-            "certificate-authority": "/etc/ssl/certs/ca-certificates.crt",
-        }}],
-        "users": [{"name": "larder", "user": {"token": token.trim()}}],
-    });
-    machine.write(KUBECONFIG, &config.to_string())
 }
 
 fn start(machine: &Machine) -> Result<Arc<Process>> {
@@ -114,10 +91,10 @@ fn statuses_gates_and_leaders() -> Result<()> {
             kubectl.run(&["create", "namespace", namespace])?;
         }
         kubectl.apply(ACCOUNT)?;
-        kubectl.apply(&rights()?)?;
+        kubectl.apply(&nodes::controller_rights()?)?;
         let (first_machine, second_machine) = (cluster.internet(), cluster.control().machine());
-        be_controller(cluster, first_machine)?;
-        be_controller(cluster, second_machine)?;
+        nodes::act_as(cluster, first_machine, "larder-controller", KUBECONFIG)?;
+        nodes::act_as(cluster, second_machine, "larder-controller", KUBECONFIG)?;
 
         // The kinds come late: it says so and waits.
         let first = start(first_machine)?;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nodes::KUBECONFIG;
 use serde_json::{Value, json};
 use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Machine, NodeSpec, Process, wait_for, with_cluster};
 
 const FOLLOW: &str = env!("CARGO_BIN_EXE_follow");
-const KUBECONFIG: &str = "/etc/larder/kubeconfig";
 /// Pauses between attempts grow to twenty seconds, and a silent connection is given up within a minute.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -125,23 +125,6 @@ fn list(nodes: &[(&str, &str)]) -> Value {
     Value::Object(entries.collect())
 }
 
-/// Lets who is on a machine be the account `larder`.
-fn be_larder(cluster: &Cluster, machine: &Machine) -> Result<()> {
-    let token = cluster.kubectl().run(&["create", "token", "larder", "-n", "larder"])?;
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "larder",
-        "contexts": [{"name": "larder", "context": {"cluster": "here", "user": "larder"}}],
-        "clusters": [{"name": "here", "cluster": {
-            "server": cluster.server(),
-            "certificate-authority": "/etc/ssl/certs/ca-certificates.crt",
-        }}],
-        "users": [{"name": "larder", "user": {"token": token.trim()}}],
-    });
-    machine.write(KUBECONFIG, &config.to_string())
-}
-
 #[test]
 fn a_node_follows_the_list_and_keeps_it_through_outages() -> Result<()> {
     with_cluster(&ClusterSpec::new("membership").nodes(0), |cluster| {
@@ -150,7 +133,7 @@ fn a_node_follows_the_list_and_keeps_it_through_outages() -> Result<()> {
         kubectl.run(&["create", "namespace", "larder"])?;
         kubectl.apply(ACCOUNT)?;
         kubectl.apply(SERVICE)?;
-        be_larder(cluster, machine)?;
+        nodes::act_as(cluster, machine, "larder", KUBECONFIG)?;
         let follower = Follower::start(machine, "follow")?;
 
         // Not allowed: said once, with what to do.
@@ -208,7 +191,7 @@ fn a_node_follows_the_list_and_keeps_it_through_outages() -> Result<()> {
         server.kill()?;
         server.start_again()?;
         follower.await_lost("401")?;
-        be_larder(cluster, machine)?;
+        nodes::act_as(cluster, machine, "larder", KUBECONFIG)?;
         changed_once_it_answers(cluster, &[("a", "10.1.0.1"), ("g", "10.1.0.7")])?;
         follower.await_list(&list(&[("a", "10.1.0.1:7440"), ("g", "10.1.0.7:7440")]))?;
         follower.await_found()?;

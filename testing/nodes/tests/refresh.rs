@@ -1,7 +1,5 @@
 //! A tag moves at its origin: the controller finds out, once for all nodes, and all of them have the new image.
 
-use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,23 +20,10 @@ fn push(cluster: &Cluster, host: &str, name: &str, seed: u64) -> Result<String> 
 
 /// Starts the controller beside the registry, with the rights that docs/controller.md gives it.
 fn control(cluster: &Cluster, config: &str) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("testing/nodes is in it")?;
-    let page = fs::read_to_string(root.join("docs/controller.md"))?;
-    let rights = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
     cluster.kubectl().apply(CONTROLLER)?;
-    cluster.kubectl().apply(rights.context("the page has the rights")?)?;
-    let token = cluster.kubectl().run(&["create", "token", "larder-controller", "-n", "larder"])?;
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "larder",
-        "contexts": [{"name": "larder", "context": {"cluster": "here", "user": "larder"}}],
-        "clusters": [{"name": "here", "cluster": {
-            "server": cluster.server(),
-            "certificate-authority": "/etc/ssl/certs/ca-certificates.crt",
-        }}],
-        "users": [{"name": "larder", "user": {"token": token.trim()}}],
-    });
+    cluster.kubectl().apply(&nodes::controller_rights()?)?;
     let machine = cluster.control().machine();
-    machine.write("/etc/larder/controller-kubeconfig", &kubeconfig.to_string())?;
+    nodes::act_as(cluster, machine, "larder-controller", "/etc/larder/controller-kubeconfig")?;
     machine.write("/etc/larder/controller.toml", config)?;
     let launch = Launch::new(binary()).args(["controller", "--config", "/etc/larder/controller.toml"]);
     let launch = launch.args(["--log", "info,controller=debug", "--metrics", "127.0.0.1:7442"]);
