@@ -319,7 +319,7 @@ async fn tidy(cri: Cri, marks: Marks, metrics: Metrics, todo: Vec<Tidying>) -> b
                     well = false;
                 }
             }
-            Tidying::Remove { id, name, bytes } => match remove(&cri, &id).await {
+            Tidying::Remove { id, name, bytes } => match remove(&cri, &id, true).await {
                 Ok(true) => {
                     metrics.removed(bytes);
                     tracing::info!(image = name, bytes, "removed: no ImageCache wants it any more");
@@ -356,7 +356,7 @@ async fn clean(
             continue;
         }
         let (image, bytes, reason) = (&one.name, one.bytes, one.why.as_str());
-        match remove_unpinned(&cri, &one.id).await {
+        match remove(&cri, &one.id, false).await {
             Ok(true) => {
                 metrics.cleaned(one.why, bytes);
                 tracing::info!(image, bytes, reason, "removed: nothing has used it");
@@ -369,18 +369,12 @@ async fn clean(
     removed
 }
 
-/// As [`remove`], unless somebody has pinned it meanwhile.
-async fn remove_unpinned(cri: &Cri, id: &str) -> Result<bool, CriError> {
+/// Removes an image, unless a container has come to use it or, where that counts, somebody has pinned it; says whether it did.
+async fn remove(cri: &Cri, id: &str, even_pinned: bool) -> Result<bool, CriError> {
     match cri.image(id).await? {
-        Some(image) if !image.pinned => remove(cri, id).await,
-        _ => Ok(false),
-    }
-}
-
-/// Removes an image, unless a container has come to use it; says whether it did.
-async fn remove(cri: &Cri, id: &str) -> Result<bool, CriError> {
-    match cri.image(id).await? {
-        Some(image) if !image.is_among(&cri.used().await?) => cri.remove(id).await.map(|()| true),
+        Some(image) if (even_pinned || !image.pinned) && !image.is_among(&cri.used().await?) => {
+            cri.remove(id).await.map(|()| true)
+        }
         _ => Ok(false),
     }
 }
