@@ -142,6 +142,7 @@ impl Keeper {
         let there = self.there(wish);
         let warm = self.is_warm(wish);
         let id = there.map(|held| (held.image.id.clone(), held.mark.is_some(), digest_of(held, wish)));
+        let pulling = self.pulling.contains(&wish.image);
         let Some(effort) = self.efforts.get_mut(&wish.image) else {
             if warm {
                 self.efforts.entry(wish.image.clone()).or_insert_with(|| Effort::new(wish)).warm(now);
@@ -160,8 +161,9 @@ impl Keeper {
             }
             (false, _) => effort.outdated(),
         }
+        // The runtime may show what a pull brought before the pull says that it has ended.
         if let Some((id, marked, _)) = id
-            && arrived
+            && (arrived || pulling)
             && !marked
             && !before.contains(&id)
         {

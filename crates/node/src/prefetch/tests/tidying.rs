@@ -18,6 +18,20 @@ fn what_was_there_before_is_pinned_and_never_removed() {
 }
 
 #[test]
+fn what_the_runtime_shows_before_its_pull_has_ended_was_pulled_all_the_same() {
+    let mut node = Node::new(vec![removed(wish(APP)), removed(wish(DB))]);
+    assert_eq!(node.pulls().len(), 2);
+    node.here = vec![held(&[DB], "db")];
+    node.come(APP, "app");
+    let mut tidied = node.tidy();
+    node.keeper.pulled(&image(DB), Ok(()), node.now);
+    node.see();
+    tidied.extend(node.tidy());
+    tidied.sort();
+    assert_eq!(tidied, [APP, DB].map(|name| format!("{name} Some(Remove) true")));
+}
+
+#[test]
 fn somebody_elses_pin_is_left_alone() {
     let mut node = Node::new(vec![wish(APP)]);
     let mut pinned = held(&[APP], "app");
