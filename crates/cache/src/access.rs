@@ -8,12 +8,12 @@ use moka::sync::Cache;
 use oci::Name;
 use rand::RngCore;
 
-use crate::credential::{Authority, Credential};
+use crate::credential::{Authority, Claim, Credential};
 use crate::reply::Request;
 use crate::source::Upstream;
 use crate::store::{Record, RecordKind, Store};
 
-/// What stands for a credential where it must be remembered: an HMAC under a key of this process.
+/// What stands for a claim where it must be remembered: an HMAC under a key of this process.
 pub(crate) type Fingerprint = [u8; 32];
 
 /// Whose question it is. Clients whose right is known ask the same question; others only ever share an answer with those who
@@ -97,9 +97,9 @@ impl Access {
 
     /// Tells apart the clients that must not share an answer.
     pub(crate) fn who(&self, known: bool, request: &Request) -> Who {
-        match &request.credential {
+        match &request.claim {
             _ if known => Who::Known,
-            Some(credential) => Who::Holder(self.fingerprint(credential)),
+            Some(claim) => Who::Holder(self.fingerprint(claim)),
             None => Who::Anonymous,
         }
     }
@@ -107,17 +107,33 @@ impl Access {
     /// Tells apart the rights that content is asked for with.
     pub(crate) fn whose(&self, authority: &Authority) -> Who {
         match authority {
-            Authority::Client(credential) => Who::Holder(self.fingerprint(credential)),
+            Authority::Client(credential) => Who::Holder(self.credential(credential)),
+            Authority::Prefetch => Who::Holder(self.prefetch()),
             Authority::Anonymous | Authority::Own => Who::Known,
         }
     }
 
-    fn fingerprint(&self, credential: &Credential) -> Fingerprint {
-        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.key).expect("an HMAC takes keys of any length");
+    fn fingerprint(&self, claim: &Claim) -> Fingerprint {
+        match claim {
+            Claim::Credential(credential) => self.credential(credential),
+            Claim::Prefetch => self.prefetch(),
+        }
+    }
+
+    fn credential(&self, credential: &Credential) -> Fingerprint {
         // The length keeps two different pairs from being the same text.
-        mac.update(&(credential.username().len() as u64).to_le_bytes());
-        mac.update(credential.username().as_bytes());
-        mac.update(credential.password().as_bytes());
+        let length = (credential.username().len() as u64).to_le_bytes();
+        self.mac([&length, credential.username().as_bytes(), credential.password().as_bytes()])
+    }
+
+    /// A length that no user name has.
+    fn prefetch(&self) -> Fingerprint {
+        self.mac([&u64::MAX.to_le_bytes()])
+    }
+
+    fn mac<const N: usize>(&self, parts: [&[u8]; N]) -> Fingerprint {
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.key).expect("an HMAC takes keys of any length");
+        parts.into_iter().for_each(|part| mac.update(part));
         mac.finalize().into_bytes().into()
     }
 
@@ -131,9 +147,9 @@ impl Access {
         if self.public_mark(&request.name).await.is_some_and(|mark| mark.age() < self.public_for) {
             return Some(own);
         }
-        let credential = request.credential.as_ref()?;
-        let grant = self.grants.get(&(request.name.clone(), self.fingerprint(credential)))?;
-        (grant.age() < self.grant_for).then(|| Authority::Client(credential.clone()))
+        let claim = request.claim.as_ref()?;
+        let grant = self.grants.get(&(request.name.clone(), self.fingerprint(claim)))?;
+        (grant.age() < self.grant_for).then(|| claim.clone().into())
     }
 
     /// Whether the request may be answered while the origin cannot be asked.
@@ -148,16 +164,16 @@ impl Access {
         {
             return true;
         }
-        let Some(credential) = &request.credential else { return false };
+        let Some(claim) = &request.claim else { return false };
         self.grants
-            .get(&(request.name.clone(), self.fingerprint(credential)))
+            .get(&(request.name.clone(), self.fingerprint(claim)))
             .is_some_and(|grant| grant.age() < self.grant_outage.max(self.grant_for))
     }
 
     /// Whether a client without a credential is to be asked for one while the origin cannot be asked: many clients show theirs
     /// only then, and it may be one that the repository is open to through the outage.
     pub(crate) async fn asks_in_outage(&self, upstream: &Upstream, request: &Request) -> bool {
-        request.credential.is_none()
+        request.claim.is_none()
             && self.granted.contains_key(&request.name)
             && !self.through_outage(upstream, request).await
     }
@@ -178,8 +194,10 @@ impl Access {
             }
             Authority::Client(credential) => {
                 self.granted.insert(name.clone(), ());
-                self.grants.insert((name.clone(), self.fingerprint(credential)), Mark::now());
+                self.grants.insert((name.clone(), self.credential(credential)), Mark::now());
             }
+            // Nobody is asked for a credential because of it.
+            Authority::Prefetch => self.grants.insert((name.clone(), self.prefetch()), Mark::now()),
             Authority::Own => {}
         }
     }
@@ -199,7 +217,8 @@ impl Access {
                     }
                 }
             }
-            Authority::Client(credential) => self.grants.invalidate(&(name.clone(), self.fingerprint(credential))),
+            Authority::Client(credential) => self.grants.invalidate(&(name.clone(), self.credential(credential))),
+            Authority::Prefetch => self.grants.invalidate(&(name.clone(), self.prefetch())),
             Authority::Own => {}
         }
     }

@@ -14,6 +14,7 @@ use crate::credential::Authority;
 use crate::fill::{Failure, Filling};
 use crate::flight::{Failures, Flights};
 use crate::metrics::Metrics;
+use crate::passes::Passes;
 use crate::reply::{DocumentReply, Error, ManifestReply, Outcome, Request};
 use crate::source::{Ask, DocumentQuery, FailureKind, Source, SourceError, Upstream, Upstreams};
 use crate::store::Store;
@@ -91,6 +92,7 @@ pub(crate) struct Inner {
     pub(crate) head_flights: Flights<(Name, Digest, Who), (u64, Outcome)>,
     pub(crate) manifest_flights: Flights<ManifestKey, ManifestReply>,
     pub(crate) document_flights: Flights<DocumentKey, DocumentReply>,
+    pub(crate) passes: Passes,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
 }
@@ -152,6 +154,7 @@ impl Engine {
             head_flights: Flights::new(),
             manifest_flights: Flights::new(),
             document_flights: Flights::new(),
+            passes: Passes::default(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             store,
@@ -203,12 +206,11 @@ impl Inner {
         F: Fn(Arc<dyn Source>, Ask) -> Fut,
         Fut: Future<Output = Result<T, SourceError>>,
     {
-        let Request { name, credential } = request;
+        let Request { name, claim } = request;
         let known = self.access.known(upstream, request).await;
         let mut hidden = None;
         if let Some(authority) = &known {
-            let others = !upstream.rules.shared
-                && credential.as_ref().is_some_and(|own| *authority != Authority::Client(own.clone()));
+            let others = !upstream.rules.shared && claim.clone().is_some_and(|own| *authority != own.into());
             match self.each_source(upstream, name, authority.clone(), &call).await {
                 Err(error)
                     if upstream.rules.shared
@@ -233,7 +235,7 @@ impl Inner {
         }
         let mut answer = Err(SourceError::new(FailureKind::Unavailable, upstream.registry.as_str(), "not asked"));
         let mut absent = false;
-        for authority in std::iter::once(Authority::Anonymous).chain(credential.clone().map(Authority::Client)) {
+        for authority in std::iter::once(Authority::Anonymous).chain(claim.clone().map(Authority::from)) {
             answer = self.each_source(upstream, name, authority.clone(), &call).await;
             match &answer {
                 Ok(_) => {
@@ -268,7 +270,7 @@ impl Inner {
         let asks = answer.as_ref().is_err_and(failed) && self.access.asks_in_outage(upstream, request).await;
         answer.map_err(|error| match error.kind {
             _ if asks => SourceError::new(FailureKind::Unauthorized, error.source_label, error.reason),
-            FailureKind::Unauthorized if credential.is_some() => {
+            FailureKind::Unauthorized if claim.is_some() => {
                 self.metrics.access("refused");
                 SourceError::new(FailureKind::Denied, error.source_label, "the origin refused the credential")
             }
@@ -295,7 +297,7 @@ impl Inner {
         // What is refused to the client who came first says nothing about another one's right.
         let refused = result.as_ref().err().is_some_and(|error| match error.kind {
             FailureKind::Unauthorized | FailureKind::Denied | FailureKind::RateLimited { .. } => true,
-            FailureKind::NotFound => matches!(known, Some(Authority::Client(_))),
+            FailureKind::NotFound => matches!(known, Some(Authority::Client(_) | Authority::Prefetch)),
             _ => false,
         });
         if refused && joined && who == Who::Known && !upstream.rules.shared {

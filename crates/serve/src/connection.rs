@@ -62,7 +62,7 @@ impl Host {
                 let mappings = Arc::new(Mappings::default());
                 let watch = Watch::new(phase.clone(), &self.limits);
                 let io = PlainIo::new(stream, mappings.clone(), watch, returned.clone());
-                return self.speak(io, phase, address, Some(mappings)).await;
+                return self.speak(io, phase, (address, false), Some(mappings)).await;
             };
             let stream = match tls.accept(stream, address, self.limits.head).await {
                 Ok(stream) => stream,
@@ -73,7 +73,7 @@ impl Host {
                 Err(None) => return false,
             };
             let watch = Watch::new(phase.clone(), &self.limits);
-            self.speak(TlsIo::new(stream, watch, returned.clone()), phase, address, None).await
+            self.speak(TlsIo::new(stream, watch, returned.clone()), phase, (address, tls.is_for_nodes()), None).await
         };
         let abrupt = tokio::select! {
             abrupt = served => abrupt,
@@ -90,12 +90,18 @@ impl Host {
     }
 
     /// Speaks HTTP; whether the client may still be sending at the end.
-    async fn speak<IO>(&self, io: IO, phase: Arc<Phase>, address: SocketAddr, mappings: Option<Arc<Mappings>>) -> bool
+    async fn speak<IO>(
+        &self,
+        io: IO,
+        phase: Arc<Phase>,
+        (address, is_node): (SocketAddr, bool),
+        mappings: Option<Arc<Mappings>>,
+    ) -> bool
     where
         IO: Read + Write + Unpin + Send + 'static,
     {
         let idle = phase.clone();
-        let client = Arc::new(Client { shared: self.shared.clone(), address, phase, mappings });
+        let client = Arc::new(Client { shared: self.shared.clone(), address, phase, is_node, mappings });
         let cut = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let service = service_fn(|request| {
             let (client, cut) = (client.clone(), cut.clone());

@@ -138,6 +138,11 @@ impl Said {
 }
 
 impl Handshake {
+    /// Whether it lets in nodes and nobody else.
+    pub(crate) fn is_for_nodes(&self) -> bool {
+        self.door == Door::Nodes
+    }
+
     pub(crate) fn new(door: Door, choice: TlsChoice, metrics: Metrics) -> Handshake {
         Handshake { door, choice, metrics, said: Mutex::default() }
     }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cache::{Blob, Content as Found, DocumentQuery, Outcome};
+use cache::{Blob, Claim, Content as Found, DocumentQuery, Outcome, Spent};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use oci::{Digest, Endpoint, ErrorCode, MediaType, Name, Reference, Registry, Route};
@@ -20,6 +20,9 @@ use crate::settings::Mirror;
 use crate::throttle::Throttle;
 use crate::watch::Phase;
 use crate::zero_copy::Mappings;
+
+/// By this header nodes tell the larder registry that they ask for what ImageCaches want.
+const PREFETCH: &str = "larder-prefetch";
 
 /// Most tags that one page of a list holds.
 const TAGS_AT_ONCE: u32 = 10_000;
@@ -40,6 +43,8 @@ pub(crate) struct Client {
     pub(crate) shared: Arc<Shared>,
     pub(crate) address: SocketAddr,
     pub(crate) phase: Arc<Phase>,
+    /// It has shown that it is a node of the cluster.
+    pub(crate) is_node: bool,
     /// Where files may go out by sendfile(2).
     pub(crate) mappings: Option<Arc<Mappings>>,
 }
@@ -201,7 +206,16 @@ impl Client {
             let message = "only Basic authorization is read here";
             Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
         })?;
-        let asked = cache::Request { name, credential };
+        let claim = match credential {
+            // Whoever comes in by that door has shown that it is a node.
+            _ if self.is_node && request.headers().contains_key(PREFETCH) => Some(Claim::Prefetch),
+            Some(credential) => Some(self.shared.engine.claim(credential, &name).map_err(|Spent| {
+                let message = "this password was good for one pull, which has ended";
+                Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
+            })?),
+            None => None,
+        };
+        let asked = cache::Request { name, claim };
         if let Some(time) = throttle.wait_for(ip, &asked, now) {
             return Err(wait(time));
         }
@@ -221,7 +235,7 @@ impl Client {
         match &answered {
             Ok(_) => throttle.accepted(&asked),
             Err(Failure { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. })
-                if asked.credential.is_some() =>
+                if matches!(asked.claim, Some(Claim::Credential(_))) =>
             {
                 throttle.refused(ip, Instant::now());
             }

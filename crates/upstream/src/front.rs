@@ -174,7 +174,7 @@ impl FrontDoor {
             "registry".to_owned(),
         );
         Arc::new(Origin::front(
-            Exchange::new(shared, url, self.breaker.clone()).renewing(self.renew),
+            Exchange::new(shared, url, self.breaker.clone()).of_larder(self.renew),
             self.health.clone(),
         ))
     }

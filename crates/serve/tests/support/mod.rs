@@ -257,7 +257,7 @@ impl Fixture {
 
     /// Has a blob fetched and waits until it is in the store.
     pub fn keep(&self, digest: &Digest) {
-        let request = cache::Request { name: Name::parse("reg.test/a/b").unwrap(), credential: None };
+        let request = cache::Request { name: Name::parse("reg.test/a/b").unwrap(), claim: None };
         wait_for("the blob is kept", || {
             let reply = self.runtime.as_ref().unwrap().block_on(self.engine.blob(&request, digest)).unwrap();
             matches!(reply.content, cache::Content::Whole(_))
