@@ -1,5 +1,5 @@
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use crate::reply::Request;
 use crate::source::Upstream;
 use crate::store::{Record, RecordKind, Store};
 
-/// What stands for a claim where it must be remembered: an HMAC under a key of this process.
+/// What stands for a right where it must be remembered: an HMAC under a key of this process.
 pub(crate) type Fingerprint = [u8; 32];
 
 /// Whose question it is. Clients whose right is known ask the same question; others only ever share an answer with those who
@@ -44,6 +44,8 @@ pub(crate) struct Access {
     public_for: Duration,
     grant_for: Duration,
     grant_outage: Duration,
+    /// What ImageCaches want, with the credentials for it.
+    wanted: RwLock<Arc<HashMap<Name, Vec<Credential>>>>,
     store: Arc<dyn Store>,
 }
 
@@ -91,6 +93,7 @@ impl Access {
             public_for,
             grant_for,
             grant_outage,
+            wanted: RwLock::default(),
             store,
         }
     }
@@ -99,42 +102,55 @@ impl Access {
     pub(crate) fn who(&self, known: bool, request: &Request) -> Who {
         match &request.claim {
             _ if known => Who::Known,
-            Some(claim) => Who::Holder(self.fingerprint(claim)),
+            Some(claim) => self.whose(&claim.clone().into()),
             None => Who::Anonymous,
         }
     }
 
     /// Tells apart the rights that content is asked for with.
     pub(crate) fn whose(&self, authority: &Authority) -> Who {
-        match authority {
-            Authority::Client(credential) => Who::Holder(self.credential(credential)),
-            Authority::Prefetch => Who::Holder(self.prefetch()),
-            Authority::Anonymous | Authority::Own => Who::Known,
-        }
+        self.fingerprint(authority).map_or(Who::Known, Who::Holder)
     }
 
-    fn fingerprint(&self, claim: &Claim) -> Fingerprint {
-        match claim {
-            Claim::Credential(credential) => self.credential(credential),
-            Claim::Prefetch => self.prefetch(),
-        }
-    }
-
-    fn credential(&self, credential: &Credential) -> Fingerprint {
-        // The length keeps two different pairs from being the same text.
-        let length = (credential.username().len() as u64).to_le_bytes();
-        self.mac([&length, credential.username().as_bytes(), credential.password().as_bytes()])
-    }
-
-    /// A length that no user name has.
-    fn prefetch(&self) -> Fingerprint {
-        self.mac([&u64::MAX.to_le_bytes()])
-    }
-
-    fn mac<const N: usize>(&self, parts: [&[u8]; N]) -> Fingerprint {
+    /// What stands for a right that not everybody has.
+    fn fingerprint(&self, authority: &Authority) -> Option<Fingerprint> {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.key).expect("an HMAC takes keys of any length");
-        parts.into_iter().for_each(|part| mac.update(part));
-        mac.finalize().into_bytes().into()
+        match authority {
+            Authority::Anonymous | Authority::Own => return None,
+            Authority::Client(credential) => {
+                // The length keeps two different pairs from being the same text.
+                mac.update(&(credential.username().len() as u64).to_le_bytes());
+                mac.update(credential.username().as_bytes());
+                mac.update(credential.password().as_bytes());
+            }
+            // A length that no user name has.
+            Authority::Prefetch => mac.update(&u64::MAX.to_le_bytes()),
+        }
+        Some(mac.finalize().into_bytes().into())
+    }
+
+    /// The rights that a claim comes to, in the order in which they are tried: whoever keeps something ready has those that it was told of, and
+    /// its own.
+    pub(crate) fn rights(&self, name: &Name, claim: &Claim) -> Vec<Authority> {
+        let told = match claim {
+            Claim::Credential(_) => Vec::new(),
+            Claim::Prefetch => self.wanted().get(name).cloned().unwrap_or_default(),
+        };
+        told.into_iter().map(Authority::Client).chain(std::iter::once(claim.clone().into())).collect()
+    }
+
+    /// Takes what ImageCaches want, and by which credentials it may be had; forgets what was told before.
+    pub(crate) fn want(&self, wanted: HashMap<Name, Vec<Credential>>) {
+        *self.wanted.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(wanted);
+    }
+
+    pub(crate) fn wanted(&self) -> Arc<HashMap<Name, Vec<Credential>>> {
+        self.wanted.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long ago the origin last let that right read a repository, if it did.
+    fn granted_for(&self, name: &Name, authority: &Authority) -> Option<Duration> {
+        Some(self.grants.get(&(name.clone(), self.fingerprint(authority)?))?.age())
     }
 
     /// With whose right the request may be answered now, if that is known.
@@ -147,9 +163,8 @@ impl Access {
         if self.public_mark(&request.name).await.is_some_and(|mark| mark.age() < self.public_for) {
             return Some(own);
         }
-        let claim = request.claim.as_ref()?;
-        let grant = self.grants.get(&(request.name.clone(), self.fingerprint(claim)))?;
-        (grant.age() < self.grant_for).then(|| claim.clone().into())
+        let mut rights = self.rights(&request.name, request.claim.as_ref()?).into_iter();
+        rights.find(|right| self.granted_for(&request.name, right).is_some_and(|age| age < self.grant_for))
     }
 
     /// Whether the request may be answered while the origin cannot be asked.
@@ -165,9 +180,9 @@ impl Access {
             return true;
         }
         let Some(claim) = &request.claim else { return false };
-        self.grants
-            .get(&(request.name.clone(), self.fingerprint(claim)))
-            .is_some_and(|grant| grant.age() < self.grant_outage.max(self.grant_for))
+        let most = self.grant_outage.max(self.grant_for);
+        let mut rights = self.rights(&request.name, claim).into_iter();
+        rights.any(|right| self.granted_for(&request.name, &right).is_some_and(|age| age < most))
     }
 
     /// Whether a client without a credential is to be asked for one while the origin cannot be asked: many clients show theirs
@@ -192,12 +207,12 @@ impl Access {
                     let _ = self.store.write(&record, Bytes::from(seconds.to_string()), true).await;
                 }
             }
-            Authority::Client(credential) => {
-                self.granted.insert(name.clone(), ());
-                self.grants.insert((name.clone(), self.credential(credential)), Mark::now());
+            Authority::Client(_) | Authority::Prefetch => {
+                if let Some(fingerprint) = self.fingerprint(authority) {
+                    self.granted.insert(name.clone(), ());
+                    self.grants.insert((name.clone(), fingerprint), Mark::now());
+                }
             }
-            // Nobody is asked for a credential because of it.
-            Authority::Prefetch => self.grants.insert((name.clone(), self.prefetch()), Mark::now()),
             Authority::Own => {}
         }
     }
@@ -217,8 +232,11 @@ impl Access {
                     }
                 }
             }
-            Authority::Client(credential) => self.grants.invalidate(&(name.clone(), self.credential(credential))),
-            Authority::Prefetch => self.grants.invalidate(&(name.clone(), self.prefetch())),
+            Authority::Client(_) | Authority::Prefetch => {
+                if let Some(fingerprint) = self.fingerprint(authority) {
+                    self.grants.invalidate(&(name.clone(), fingerprint));
+                }
+            }
             Authority::Own => {}
         }
     }

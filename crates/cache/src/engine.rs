@@ -235,7 +235,9 @@ impl Inner {
         }
         let mut answer = Err(SourceError::new(FailureKind::Unavailable, upstream.registry.as_str(), "not asked"));
         let mut absent = false;
-        for authority in std::iter::once(Authority::Anonymous).chain(claim.clone().map(Authority::from)) {
+        for authority in
+            std::iter::once(Authority::Anonymous).chain(claim.iter().flat_map(|claim| self.access.rights(name, claim)))
+        {
             answer = self.each_source(upstream, name, authority.clone(), &call).await;
             match &answer {
                 Ok(_) => {

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -87,6 +88,17 @@ impl Engine {
     /// is not what was used longest ago.
     pub async fn has_whole(&self, name: &Name, image: &WholeImage) -> bool {
         self.inner.has_whole(name, image).await
+    }
+
+    /// Takes the repositories of what ImageCaches want, each with the credentials that there are for it besides this process's own; what was told
+    /// before no longer counts. Nothing of it is written down.
+    pub fn want(&self, wanted: HashMap<Name, Vec<Credential>>) {
+        self.inner.access.want(wanted);
+    }
+
+    /// Whether ImageCaches want something of a repository, as was told last.
+    pub fn is_wanted(&self, name: &Name) -> bool {
+        self.inner.access.wanted().contains_key(name)
     }
 
     /// A one-time password for a pull from a repository by this machine's container runtime.

@@ -7,9 +7,11 @@
 
 mod support;
 
+use std::time::Duration;
+
 use cache::{Authority, FailureKind, Rules, WholeImage};
 use oci::{Digest, Name, Platform, Reference};
-use support::{Origin, Readers, Setting, by, content, credential, start};
+use support::{Origin, Readers, SOON, Setting, by, content, credential, start};
 
 fn platform(architecture: &str) -> Platform {
     Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() }
@@ -81,6 +83,45 @@ async fn a_private_image_is_got_for_one_platform_and_stays_private() {
     assert!(!setting.engine.has_whole(&name, &whole).await);
     get(&setting, "up.test/acme/app", "amd64").await.unwrap();
     assert!(setting.engine.has_whole(&name, &whole).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_credentials_that_were_told_are_tried_one_after_the_other() {
+    let origin = Origin::new("origin");
+    publish(&origin, "acme/app", Readers::Only(vec![credential("ann")]));
+    let setting = start(&[("up.test", &[origin.clone()], Rules::default())]);
+    let name = Name::parse("up.test/acme/app").unwrap();
+    assert!(!setting.engine.is_wanted(&name));
+    let tell = |users: &[&str]| {
+        let credentials = users.iter().map(|user| credential(user)).collect();
+        setting.engine.want([(name.clone(), credentials)].into());
+    };
+    tell(&["eve"]);
+    assert!(setting.engine.is_wanted(&name));
+    let error = get(&setting, "up.test/acme/app", "amd64").await.unwrap_err();
+    assert!(matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied), "{error}");
+    tell(&["eve", "ann"]);
+    // A no is repeated for a moment without asking again.
+    let coming = async {
+        loop {
+            match get(&setting, "up.test/acme/app", "amd64").await {
+                Ok(whole) => return whole,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let whole = tokio::time::timeout(SOON, coming).await.unwrap();
+    let asked = origin.calls("manifest") + origin.calls("head_manifest");
+    assert_eq!(get(&setting, "up.test/acme/app", "amd64").await.unwrap(), whole);
+    assert_eq!(origin.calls("manifest") + origin.calls("head_manifest"), asked, "what was granted is known");
+
+    // Taken away, it opens nothing any more; the bytes are there.
+    tell(&[]);
+    let error = get(&setting, "up.test/acme/app", "amd64").await.unwrap_err();
+    assert!(matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied), "{error}");
+    assert!(setting.engine.has_whole(&name, &whole).await);
+    setting.engine.want([].into());
+    assert!(!setting.engine.is_wanted(&name));
 }
 
 #[tokio::test(flavor = "multi_thread")]

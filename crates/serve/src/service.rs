@@ -208,7 +208,9 @@ impl Client {
         })?;
         let claim = match credential {
             // Whoever comes in by that door has shown that it is a node.
-            _ if self.is_node && request.headers().contains_key(PREFETCH) => Some(Claim::Prefetch),
+            _ if self.is_node && request.headers().contains_key(PREFETCH) && self.shared.engine.is_wanted(&name) => {
+                Some(Claim::Prefetch)
+            }
             Some(credential) => Some(self.shared.engine.claim(credential, &name).map_err(|Spent| {
                 let message = "this password was good for one pull, which has ended";
                 Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cache::{
-    Ask, Authority, BlobBody, BlobHead, Document, DocumentQuery, FailureKind, ManifestBody, ManifestHead, Source, SourceError,
-    SourceKind,
+    Ask, Authority, BlobBody, BlobHead, Document, DocumentQuery, FailureKind, ManifestBody, ManifestHead, Source,
+    SourceError, SourceKind,
 };
 use http::{HeaderValue, Method, StatusCode};
 use oci::{Digest, MANIFEST_LIMIT, MANIFEST_TYPES, MediaType, Reference};
