@@ -158,7 +158,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let mut server = Server::new(port, serve_settings(&config), engine.clone(), serve_metrics)?;
     if let Some((port, tls)) = for_nodes {
-        server = server.with_nodes(port, tls);
+        server = server.with_nodes(port, tls, Some(identities::keeper()));
     }
     let draining = Arc::new(AtomicBool::new(false));
     let admin = admin_port.map(|port| admin(port, registry, engine.clone(), draining.clone()));
