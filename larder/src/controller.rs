@@ -44,8 +44,14 @@ async fn control(config: Config) -> anyhow::Result<()> {
     };
     let certificates = config.controller.certificates.as_deref();
     let certificates = certificates.map(|prefix| Certificates::named(&config.controller.namespace, prefix));
-    let resolver = Arc::new(Registries::new(config, upstream_metrics)?);
-    let settings = Settings { server: ApiServer::Environment, lease: lease.clone(), certificates, resolver };
+    let registries = Arc::new(Registries::new(config, upstream_metrics)?);
+    let settings = Settings {
+        server: ApiServer::Environment,
+        lease: lease.clone(),
+        certificates,
+        resolver: registries.clone(),
+        keeper: registries,
+    };
     let controller = Controller::new(settings, metrics);
 
     let draining = Arc::new(AtomicBool::new(false));

@@ -147,7 +147,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let engine = Engine::start(store, upstreams, engine_settings(&config), engine_metrics);
     let mut server = Server::new(port, serve_settings(&config), engine.clone(), serve_metrics)?;
     if let Some((port, tls)) = for_nodes {
-        server = server.with_nodes(port, tls);
+        server = server.with_nodes(port, tls, Some(identities::keeper()));
     }
     let clients = server.local_addr();
     let told = CancellationToken::new();

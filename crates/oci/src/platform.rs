@@ -3,7 +3,7 @@ use std::fmt;
 use serde::Deserialize;
 
 /// What an image is for (OCI image specification, "Image Index": the `platform` property).
-#[derive(Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Platform {
     /// The operating system, as Go calls it: `linux`.
     #[serde(default)]
@@ -33,6 +33,19 @@ impl Platform {
             same => same,
         };
         Platform { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned(), variant: String::new() }
+    }
+
+    /// The platform of an image, as its config says.
+    pub fn of_config(bytes: &[u8]) -> Option<Platform> {
+        serde_json::from_slice(bytes).ok().filter(Platform::is_known)
+    }
+
+    /// Whether it is one to show people. Attestations are listed among the manifests of an index as if they were for a platform of their own.
+    pub fn is_known(&self) -> bool {
+        let word =
+            |text: &str| text.len() <= 32 && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c));
+        let known = |text: &str| !text.is_empty() && text != "unknown" && word(text);
+        known(&self.os) && known(&self.architecture) && word(&self.variant)
     }
 
     /// How well what is for `other` runs here: 0 is best, `None` not at all. As containerd's `platforms` package ranks them, so that what larder
@@ -110,5 +123,17 @@ mod tests {
         assert_eq!(Platform::here().rank(&Platform::here()), Some(0));
         assert_eq!(platform("linux/arm64/v8").to_string(), "linux/arm64/v8");
         assert_eq!(platform("linux/amd64").to_string(), "linux/amd64");
+    }
+
+    #[test]
+    fn platforms_are_read_and_attestations_are_none() {
+        let config = br#"{"os": "linux", "architecture": "arm", "variant": "v7", "rootfs": {}}"#;
+        assert_eq!(Platform::of_config(config).unwrap().to_string(), "linux/arm/v7");
+        assert_eq!(Platform::of_config(b"{}"), None);
+        for (text, known) in
+            [("linux/amd64", true), ("unknown/unknown", false), ("a b/x", false), ("linux/arm/v7", true)]
+        {
+            assert_eq!(platform(text).is_known(), known, "{text}");
+        }
     }
 }

@@ -38,13 +38,23 @@ pub(crate) struct Shared {
     pub(crate) throttle: Throttle,
 }
 
+/// Who is at the other end of a connection, as far as that is known without a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guest {
+    /// Whoever reaches the address for clients.
+    Anybody,
+    /// Somebody whom TLS let in at the address for nodes.
+    Node,
+    /// The same, who may also say what is in use.
+    Keeper,
+}
+
 /// One client's connection.
 pub(crate) struct Client {
+    pub(crate) guest: Guest,
     pub(crate) shared: Arc<Shared>,
     pub(crate) address: SocketAddr,
     pub(crate) phase: Arc<Phase>,
-    /// It has shown that it is a node of the cluster.
-    pub(crate) is_node: bool,
     /// Where files may go out by sendfile(2).
     pub(crate) mappings: Option<Arc<Mappings>>,
 }
@@ -77,6 +87,10 @@ impl Client {
             Method::HEAD => Verb::Head,
             _ => Verb::Other,
         };
+        if request.uri().path() == crate::keep::KEEP_PATH && self.guest != Guest::Anybody {
+            let answered = self.kept(&mut request).await;
+            return self.finish(verb, started, answered);
+        }
         let query = Query::parse(request.uri().query());
         let mut answered = match &query {
             Ok(query) => self.routed(verb, &request, query).await,
@@ -95,6 +109,27 @@ impl Client {
             answered.answer.header(header::CONNECTION, HeaderValue::from_static("close"));
         }
         self.finish(verb, started, answered)
+    }
+
+    /// Takes what is in use.
+    async fn kept(&self, request: &mut http::Request<Incoming>) -> Answered {
+        let answer = match self.guest {
+            Guest::Keeper => crate::keep::answer(&self.shared.engine, request).await,
+            Guest::Node | Guest::Anybody => {
+                let message = "this certificate is not that of a controller, who alone says what is in use";
+                Err(Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message))
+            }
+        };
+        match answer {
+            Ok(answer) => Answered::plain(Kind::Other, answer),
+            Err(failure) => {
+                let mut answered = self.failed(Kind::Other, None, &failure);
+                if !crate::drain::small(request).await {
+                    answered.answer.header(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                answered
+            }
+        }
     }
 
     fn finish(&self, verb: Verb, started: Instant, answered: Answered) -> Response<Body> {
@@ -208,7 +243,10 @@ impl Client {
         })?;
         let claim = match credential {
             // Whoever comes in by that door has shown that it is a node.
-            _ if self.is_node && request.headers().contains_key(PREFETCH) && self.shared.engine.is_wanted(&name) => {
+            _ if self.guest != Guest::Anybody
+                && request.headers().contains_key(PREFETCH)
+                && self.shared.engine.is_wanted(&name) =>
+            {
                 Some(Claim::Prefetch)
             }
             Some(credential) => Some(self.shared.engine.claim(credential, &name).map_err(|Spent| {

@@ -39,7 +39,7 @@ mod trust;
 
 pub use address::{Resolver, is_global};
 pub use directory::Directory;
-pub use front::{Answered, Unanswered, probe, trusting};
+pub use front::{Answered, Unanswered, probe, tell, trusting};
 pub use metrics::Metrics;
 pub use settings::{
     BreakerSettings, Deadlines, Endpoint, Front, Limits, MinimumRate, RetrySettings, Settings, SettingsError,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use testbed::larder::binary;
 use testbed::{Launch, Machine, Node, Process, wait_for};
 
-use crate::peering::identify;
+use crate::peering::give_certificate;
 
 /// Where a runtime finds its node's larder.
 pub const MIRROR: &str = "127.0.0.1:7439";
@@ -36,12 +36,12 @@ impl Registry {
         Ok(Registry { machine: process, address: machine.address() })
     }
 
-    /// Starts it with this configuration, which lets nodes in at port 5002 by the certificate in a folder of this machine.
+    /// Starts it with this configuration, which lets nodes in at port 5002 by the certificate of this name.
     ///
     /// # Errors
     /// It does not become ready.
-    pub fn start_for_nodes(machine: &Machine, certificate: &Path, config: &str) -> Result<Registry> {
-        identify(machine, certificate, "/etc/larder/registry")?;
+    pub fn start_for_nodes(machine: &Machine, authority: &Path, name: &str, config: &str) -> Result<Registry> {
+        give_certificate(machine, authority, name, "/etc/larder/registry")?;
         machine.write("/etc/larder/registry.toml", &format!("{config}\n[registry.nodes]\n"))?;
         let launch = Launch::new(binary()).args(["registry", "--config", "/etc/larder/registry.toml"]);
         let launch = launch.args(["--listen", "0.0.0.0:5000", "--log", "debug", "--metrics", ADMIN]);

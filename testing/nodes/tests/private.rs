@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodes::{Agent, KUBECONFIG, Registry, binary};
+use peers::Role;
 use serde_json::{Value, json};
 use testbed::{
     Cluster, ClusterSpec, Image, Launch, Layer, Node, PRIVATE_PASSWORD, PRIVATE_USER, wait_for, with_cluster,
@@ -25,13 +26,16 @@ fn start<'a>(cluster: &'a Cluster, password: &str) -> Result<(Registry, Vec<Agen
     nodes::install_definitions(cluster)?;
     nodes::make_account(cluster)?;
     let (authority, list) = (tempfile::tempdir()?, cluster.nodes());
-    nodes::certify(authority.path(), list.iter().map(Node::name))?;
-    let certificate = nodes::certify_registry(authority.path())?;
+    let names = list.iter().map(|node| (node.name(), Role::Node));
+    nodes::certify_roles(
+        authority.path(),
+        names.chain([("registry", Role::Registry), ("controller", Role::Controller)]),
+    )?;
     let machine = cluster.control().machine();
     machine.write(PASSWORD, password)?;
     let credential = format!("credential = {{ username = {PRIVATE_USER:?}, password_file = {PASSWORD:?} }}");
     let config = format!("[[upstream]]\nregistry = \"registry.private.example\"\n{credential}\n");
-    let registry = Registry::start_for_nodes(machine, &certificate, &config)?;
+    let registry = Registry::start_for_nodes(machine, authority.path(), "registry", &config)?;
     let one = |node: &Node| nodes::member(node.name(), &node.machine().address().to_string(), "");
     let members: String = list.iter().map(one).collect();
     let start = |node: &'a Node| {

@@ -235,7 +235,7 @@ impl Fixture {
             let engine = Engine::start(Arc::new(disk), upstreams, EngineSettings::default(), cache_metrics);
             let mut server = Server::new(port, settings, engine.clone(), metrics).unwrap();
             if let Some(tls) = nodes {
-                server = server.with_nodes(Port::take("127.0.0.1:0".parse().unwrap()).unwrap(), tls);
+                server = server.with_nodes(Port::take("127.0.0.1:0".parse().unwrap()).unwrap(), tls, None);
             }
             (engine, server)
         });
