@@ -3,7 +3,7 @@ use std::time::Duration;
 use oci::Pattern;
 
 /// How content of one upstream is kept, and who may have it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     /// Everybody who reaches larder may have what the upstream's own credential gives.
     pub shared: bool,
