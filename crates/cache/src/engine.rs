@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use moka::sync::Cache;
-use oci::{Digest, MediaType, Name, Reference, Tag};
+use oci::{Digest, MediaType, Name, Reference, Registry, Tag};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -57,6 +57,9 @@ impl Default for EngineSettings {
 
 /// How long the origin's word that there is no such tag is repeated while it cannot be asked.
 const ABSENT_FOR: Duration = Duration::from_secs(3600);
+
+/// Whoever is asked whether something is public may hear so much later that it is no longer.
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// How often copies of what the runtime keeps are looked for.
 const SHED_EVERY: Duration = Duration::from_secs(5);
@@ -172,6 +175,12 @@ impl Engine {
     /// Whether the engine can answer, from its store or without it. The error says what is degraded.
     pub fn ready(&self) -> Result<(), String> {
         self.inner.store.check().map_err(|error| error.to_string())
+    }
+
+    /// Takes note that who may have what of a registry is perhaps no longer what it was: what is public there is asked for anew, and
+    /// answers make nothing public before those who are asked have had the time to hear of it too. Grants stay.
+    pub fn reconsider(&self, registry: &Registry) {
+        self.inner.access.reconsider(registry, SETTLED);
     }
 
     /// What the store holds and may hold, in bytes.
