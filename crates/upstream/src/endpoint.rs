@@ -26,10 +26,7 @@ pub struct EndpointAnswer {
 ///
 /// # Errors
 /// The settings are not usable.
-pub async fn ask_endpoints(
-    upstream: &UpstreamSettings,
-    limit: Duration,
-) -> Result<Vec<EndpointAnswer>, SettingsError> {
+pub async fn ask_endpoints(upstream: &UpstreamSettings, limit: Duration) -> Result<Vec<EndpointAnswer>, SettingsError> {
     let resolver: Arc<dyn Resolver> = Arc::new(SystemResolver::new());
     let (urls, client) = reach(upstream, &resolver, limit)?;
     let texts = upstream.endpoints.iter().map(|endpoint| endpoint.url.clone());
