@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::process::Signals;
 use crate::registries::Registries;
 use crate::serving;
+use crate::upstreams::{Endpoints, Following};
 use crate::watchdog::Watchdog;
 
 /// Runs `larder controller`.
@@ -44,8 +45,17 @@ async fn control(config: Config) -> anyhow::Result<()> {
     };
     let certificates = config.controller.certificates.as_deref();
     let certificates = certificates.map(|prefix| Certificates::named(&config.controller.namespace, prefix));
+    let rules = config.rules.clone();
     let resolver = Arc::new(Registries::new(config, upstream_metrics)?);
-    let settings = Settings { server: ApiServer::Environment, lease: lease.clone(), certificates, resolver };
+    let registries = resolver.clone();
+    let following = Following::of_asker(Box::new(move |settings| registries.replace(settings)), rules);
+    let settings = Settings {
+        server: ApiServer::Environment,
+        lease: lease.clone(),
+        certificates,
+        resolver,
+        prober: Arc::new(Endpoints),
+    };
     let controller = Controller::new(settings, metrics);
 
     let draining = Arc::new(AtomicBool::new(false));
@@ -69,6 +79,7 @@ async fn control(config: Config) -> anyhow::Result<()> {
             std::process::exit(1);
         }
     }
+    following.end().await;
     stop_admin.cancel();
     if let Some(admin) = admin {
         admin.await.context("the metrics listener")?;

@@ -2,12 +2,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cache::{Ask, Authority, FailureKind, SourceError, Upstream, Upstreams};
+use cache::{Ask, Authority, FailureKind, SourceError, Upstream, Upstreams as _};
 use controller::{Resolver, Unresolved};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use oci::{Digest, Image};
-use upstream::{Directory, Metrics};
+use upstream::{Directory, Listing, Metrics, SettingsError, UpstreamSettings};
 
 use crate::config::Config;
 use crate::identities::{self, Identities};
@@ -25,7 +25,9 @@ pub struct Registries {
 }
 
 struct Found {
-    upstreams: Arc<dyn Upstreams>,
+    upstreams: Arc<Directory>,
+    /// What the cluster's Upstreams say.
+    listed: Vec<UpstreamSettings>,
     /// Keeps the certificates as their files are.
     _identities: Identities,
 }
@@ -44,18 +46,27 @@ impl Registries {
         }
         let upstreams = Directory::new(config.upstream_settings(None)?, metrics.clone())?;
         config.controller.registry = registry;
-        let found = Mutex::new(Found { upstreams, _identities: Identities::default() });
+        let found = Mutex::new(Found { upstreams, listed: Vec::new(), _identities: Identities::default() });
         Ok(Registries { config, metrics, awaited: Mutex::new(folder), found })
     }
 
+    /// Lists these upstreams besides those of the configuration, as [`Directory::replace`] does.
+    pub fn replace(&self, upstreams: Vec<UpstreamSettings>) -> Vec<Result<Listing, SettingsError>> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.listed.clone_from(&upstreams);
+        found.upstreams.replace(upstreams)
+    }
+
     /// Whom to ask now.
-    fn upstreams(&self) -> Arc<dyn Upstreams> {
+    fn upstreams(&self) -> Arc<Directory> {
         let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(folder) = awaited.clone() {
             match self.open(folder) {
                 Ok(now) => {
-                    *found = now;
+                    let listed = std::mem::take(&mut found.listed);
+                    now.upstreams.replace(listed.clone());
+                    *found = Found { listed, ..now };
                     *awaited = None;
                 }
                 Err(error) => {
@@ -71,7 +82,7 @@ impl Registries {
         let mut identities = Identities::default();
         let known = identities::as_node(identities.load(CERTIFICATES, &folder)?);
         let upstreams = Directory::new(self.config.upstream_settings(Some(known))?, self.metrics.clone())?;
-        Ok(Found { upstreams, _identities: identities })
+        Ok(Found { upstreams, listed: Vec::new(), _identities: identities })
     }
 }
 

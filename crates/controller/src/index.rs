@@ -10,6 +10,7 @@ mod cache;
 mod node;
 mod report;
 mod texts;
+mod upstream;
 mod workload;
 
 pub use cache::CacheKey;
@@ -17,6 +18,8 @@ pub(crate) use cache::reduce as cache_reduced;
 pub use node::KnownNode;
 pub use report::{Report, State};
 pub use texts::Texts;
+pub use upstream::KnownUpstream;
+pub(crate) use upstream::reduce as upstream_reduced;
 pub(crate) use workload::{Template, reduce as workload_reduced};
 pub use workload::{Workload, WorkloadKey};
 
@@ -30,6 +33,7 @@ pub struct Index {
     reports: HashMap<Arc<str>, Report>,
     caches: BTreeMap<CacheKey, Arc<ImageCache>>,
     workloads: HashMap<WorkloadKey, Workload>,
+    upstreams: BTreeMap<String, KnownUpstream>,
     texts: Texts,
     changed: bool,
 }

@@ -1,5 +1,5 @@
 //! What `larder controller` does: it sums up in the status of each ImageCache what the NodeCaches say, writes the images of
-//! workloads there before their pods exist, asks what tags mean by now and writes that there, and takes the taint `larder.dev/warming` from nodes that are warm.
+//! workloads there before their pods exist, asks what tags mean by now and writes that there, asks the endpoints of Upstreams whether they are there, and takes the taint `larder.dev/warming` from nodes that are warm.
 //!
 //! [`Index`] is a plain struct that is fed with what the API server tells and asked what to write; `run` puts it between watches
 //! and writes. Of several replicas the one that holds the Lease writes; the others follow, so as to take over at once.
@@ -12,21 +12,25 @@ mod gatekeeper;
 mod index;
 mod lease;
 mod metrics;
+mod prober;
 mod refresh;
 mod run;
 #[cfg(test)]
 mod sample;
 mod status;
 mod tags;
+mod upstreams;
 mod writer;
 
 pub use certificates::Settings as Certificates;
 pub use index::{CacheKey, Index};
 pub use lease::{Lease, LeaseSettings};
 pub use metrics::Metrics;
+pub use prober::Prober;
 pub use refresh::Resolver;
 pub use run::{Controller, Settings};
 pub use tags::{Tags, Unresolved};
+pub use upstreams::{Answered, Answers};
 
 /// The name under which the controller writes to objects.
 pub const FIELD_MANAGER: &str = "larder-controller";

@@ -12,6 +12,7 @@ use crate::follow::Followed;
 use crate::gatekeeper::Gatekeeper;
 use crate::lease::{Lease, LeaseSettings};
 use crate::metrics::{Kind, Metrics};
+use crate::prober::{Attendance, Prober};
 use crate::refresh::{Refresher, Resolver};
 use crate::writer::Writer;
 
@@ -35,6 +36,8 @@ pub struct Settings {
     pub certificates: Option<certificates::Settings>,
     /// By whom tags are asked for.
     pub resolver: Arc<dyn Resolver>,
+    /// By whom endpoints are asked whether they are there.
+    pub prober: Arc<dyn Prober>,
 }
 
 /// The controller.
@@ -86,6 +89,8 @@ impl Controller {
         let mut keeper = Gatekeeper::new(self.session.clone(), self.metrics.clone());
         let resolver = self.settings.resolver.clone();
         let mut refresher = Refresher::new(resolver, self.session.clone(), self.metrics.clone());
+        let (prober, metrics) = (self.settings.prober.clone(), self.metrics.clone());
+        let mut attendance = Attendance::new(self.followed.clone(), prober, self.session.clone(), metrics);
         loop {
             self.metrics.leading.set(0);
             if leading.wait_for(|leading| *leading).await.is_err() {
@@ -96,6 +101,7 @@ impl Controller {
             refresher.forget().await;
             tokio::select! {
                 () = self.lead(&mut writer, &mut keeper, &mut refresher) => {}
+                () = attendance.lead() => {}
                 () = self.certify() => {}
                 // A write in progress is dropped, as another may lead by the time that it would be taken.
                 _ = leading.wait_for(|leading| !*leading) => {}
@@ -152,6 +158,6 @@ impl Controller {
 }
 
 /// The time, in whole seconds as statuses have it.
-fn now() -> Time {
+pub(crate) fn now() -> Time {
     Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
 }

@@ -41,7 +41,7 @@ pub use cluster::{Cluster, Share};
 pub use controller::Controller;
 pub use node::Node;
 pub use peers::{MemberList, Peering};
-pub use registry::{ForNodes, InCluster, Registry};
+pub use registry::{ForNodes, Registry};
 pub use role::Role;
 pub use tls::Tls;
 pub use units::{Address, Budget, Listener, Size, Span};
