@@ -165,8 +165,8 @@ impl Access {
             && !self.through_outage(upstream, request).await
     }
 
-    /// Remembers that the origin said yes.
-    pub(crate) async fn remember(&self, name: &Name, authority: &Authority) {
+    /// Remembers that the origin said yes; in memory only if what it gives is `lent`.
+    pub(crate) async fn remember(&self, name: &Name, authority: &Authority, lent: bool) {
         match authority {
             Authority::Anonymous => {
                 let known = self
@@ -176,6 +176,9 @@ impl Access {
                 if !known && self.counts(name, &Mark::now()) {
                     self.public.insert(name.clone(), Mark::now());
                     self.unerased().remove(name);
+                    if lent {
+                        return;
+                    }
                     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
                     let record = Record::new(name, RecordKind::Public);
                     // A store that does not take it costs one question to the origin after the next start.
@@ -276,7 +279,7 @@ mod tests {
         let record = folder.path().join("repositories/up.test/a/b/_public");
         let is_public = async || access.public_mark(&name).await.is_some_and(|mark| mark.age() < NEVER);
 
-        access.remember(&name, &Authority::Anonymous).await;
+        access.remember(&name, &Authority::Anonymous, false).await;
         assert!(is_public().await);
         // What is no file is not removed like one.
         let text = fs::read(&record).unwrap();
@@ -293,7 +296,7 @@ mod tests {
         access.forget(&name, &Authority::Anonymous).await;
         assert!(!record.exists());
         assert!(!is_public().await && access.unerased().is_empty());
-        access.remember(&name, &Authority::Anonymous).await;
+        access.remember(&name, &Authority::Anonymous, false).await;
         assert!(is_public().await && record.exists());
     }
 
@@ -306,13 +309,13 @@ mod tests {
         let (name, other) = (Name::parse("up.test/a/b").unwrap(), Name::parse("other.test/a/b").unwrap());
         let is_public = async |name| access.public_mark(name).await.is_some_and(|mark| mark.age() < hour);
         for name in [&name, &other] {
-            access.remember(name, &Authority::Anonymous).await;
+            access.remember(name, &Authority::Anonymous, false).await;
         }
 
         access.reconsider(&name.registry, Duration::from_millis(20));
         assert!(!is_public(&name).await && is_public(&other).await);
         // Whoever was asked may not have heard of it yet.
-        access.remember(&name, &Authority::Anonymous).await;
+        access.remember(&name, &Authority::Anonymous, false).await;
         assert!(!is_public(&name).await);
         // What the disk has is no younger.
         access.public.invalidate(&name);
@@ -322,8 +325,12 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(!is_public(&name).await);
-        access.remember(&name, &Authority::Anonymous).await;
+        access.remember(&name, &Authority::Anonymous, false).await;
         assert!(is_public(&name).await);
+        // What is lent is not written down.
+        let lent = Name::parse("up.test/a/lent").unwrap();
+        access.remember(&lent, &Authority::Anonymous, true).await;
+        assert!(is_public(&lent).await && !folder.path().join("repositories/up.test/a/lent/_public").exists());
         // A refusal takes it from the disk, whatever counts.
         access.reconsider(&name.registry, Duration::ZERO);
         access.forget(&name, &Authority::Anonymous).await;

@@ -250,7 +250,7 @@ impl Inner {
                     if absent {
                         self.access.forget(name, &Authority::Anonymous).await;
                     }
-                    self.access.remember(name, &authority).await;
+                    self.access.remember(name, &authority, upstream.rules.lent).await;
                     return answer;
                 }
                 Err(error) => {

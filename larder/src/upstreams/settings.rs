@@ -6,13 +6,16 @@ use oci::Pattern;
 use units::{Size, Span};
 use upstream::{Endpoint, Limits, UpstreamSettings};
 
-/// What an Upstream comes to: `usual` is what holds where it says nothing. Without a credential nothing is shared.
+/// What an Upstream comes to: `usual` is what holds where it says nothing. Without a credential nothing is shared, but what an
+/// administrator shares may come from somebody else who has it.
 pub fn settings(spec: &UpstreamSpec, credential: Option<Credential>, usual: &Rules) -> UpstreamSettings {
-    let shared = credential.is_some() && spec.credential.as_ref().is_some_and(|credential| credential.shared);
+    let said = spec.credential.as_ref().is_some_and(|credential| credential.shared);
+    let (shared, lent) = (said && credential.is_some(), said && credential.is_none());
     UpstreamSettings {
         endpoints: spec.endpoints.iter().map(endpoint).collect(),
         rules: Rules {
             shared,
+            lent,
             serve_when_gone: spec.on_not_found == Withdrawn::Serve,
             serve_when_denied: spec.on_denied == Withdrawn::Serve,
             ..freshness(spec, usual)
@@ -112,7 +115,11 @@ mod tests {
     #[test]
     fn nothing_is_shared_without_a_credential() {
         let spec = spec(json!({"registry": "ghcr.io", "credential": {"secretName": "a", "shared": true}}));
-        assert!(!settings(&spec, None, &usual()).rules.shared);
-        assert!(settings(&spec, Some(Credential::new("a", "b")), &usual()).rules.shared);
+        let found = |credential| {
+            let Rules { shared, lent, .. } = settings(&spec, credential, &usual()).rules;
+            (shared, lent)
+        };
+        assert_eq!(found(None), (false, true));
+        assert_eq!(found(Some(Credential::new("a", "b"))), (true, false));
     }
 }

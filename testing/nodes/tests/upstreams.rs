@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use faulty::{Auth, Tls, Upstream};
-use nodes::{Agent, KUBECONFIG, Registry, binary};
+use nodes::{Agent, KUBECONFIG, Registry, await_ready, binary};
 use serde_json::{Value, json};
-use testbed::{Cluster, ClusterSpec, Launch, Node, wait_for, with_cluster};
+use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Node, wait_for, with_cluster};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PORT: u16 = 8443;
@@ -207,7 +207,15 @@ fn upstreams_are_heeded_while_everything_runs() -> Result<()> {
         server.kill()?;
         let fourth = origin.push(4);
         pull(one, &fourth)?;
+        // A start without it does not wait, and heeds what it says as soon as it says it.
+        cluster.origin("docker.io")?.push("library/open:1", &Image::new().layer(Layer::random(1 << 20)))?;
+        larder.registry.process().kill()?;
+        larder.registry.process().start_again()?;
+        await_ready(cluster.internet())?;
+        pull(two, "docker.io/library/open:1")?;
+        ensure!(pull(two, &fourth).is_err(), "it has heard of nothing yet");
         server.start_again()?;
+        await_pull(two, &fourth)?;
 
         // Its elder twin gone, the younger one counts, and then nobody does.
         wait_for("the API server takes changes", PATIENCE, || {
