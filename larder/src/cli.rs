@@ -96,6 +96,10 @@ pub struct RegistryArgs {
     #[arg(long, value_name = "FILE", env = "LARDER_TLS_KEY", hide_env_values = true)]
     pub tls_key: Option<PathBuf>,
 
+    /// Whether to heed the cluster's Upstreams [default: if there is a table registry.cluster]
+    #[arg(long, value_name = "BOOL", env = "LARDER_REGISTRY_CLUSTER", hide_env_values = true)]
+    pub cluster: Option<bool>,
+
     /// What to log, such as warn or info,upstream=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "LARDER_LOG", hide_env_values = true)]
     pub log: Option<String>,
@@ -144,7 +148,7 @@ pub struct NodeArgs {
     #[arg(long, value_name = "BOOL", env = "LARDER_HOSTS", hide_env_values = true)]
     pub hosts: Option<bool>,
 
-    /// Whether to keep ready what the cluster's ImageCaches want [default: if there is a table node.cluster]
+    /// Whether to keep ready what the cluster's ImageCaches want, and heed its Upstreams [default: if there is a table node.cluster]
     #[arg(long, value_name = "BOOL", env = "LARDER_NODE_CLUSTER", hide_env_values = true)]
     pub cluster: Option<bool>,
 

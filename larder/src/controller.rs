@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::process::Signals;
 use crate::registries::Registries;
 use crate::serving;
+use crate::upstreams::{Endpoints, Following};
 use crate::watchdog::Watchdog;
 
 /// Runs `larder controller`.
@@ -44,13 +45,17 @@ async fn control(config: Config) -> anyhow::Result<()> {
     };
     let certificates = config.controller.certificates.as_deref();
     let certificates = certificates.map(|prefix| Certificates::named(&config.controller.namespace, prefix));
+    let rules = config.rules.clone();
     let registries = Arc::new(Registries::new(config, upstream_metrics)?);
+    let listed = registries.clone();
+    let following = Following::of_asker(Box::new(move |settings| listed.replace(settings)), rules);
     let settings = Settings {
         server: ApiServer::Environment,
         lease: lease.clone(),
         certificates,
         resolver: registries.clone(),
         keeper: registries,
+        prober: Arc::new(Endpoints),
     };
     let controller = Controller::new(settings, metrics);
 
@@ -75,6 +80,7 @@ async fn control(config: Config) -> anyhow::Result<()> {
             std::process::exit(1);
         }
     }
+    following.end().await;
     stop_admin.cancel();
     if let Some(admin) = admin {
         admin.await.context("the metrics listener")?;

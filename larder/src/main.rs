@@ -19,6 +19,7 @@ mod registries;
 mod scrub;
 mod serving;
 mod sharing;
+mod upstreams;
 mod watchdog;
 
 #[global_allocator]

@@ -3,14 +3,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cache::{Ask, Authority, FailureKind, HeldImage, Keep, KeepBudget, KnownImage, SourceError, Upstream, Upstreams};
+use cache::{
+    Ask, Authority, FailureKind, HeldImage, Keep, KeepBudget, KnownImage, SourceError, Upstream, Upstreams as _,
+};
 use controller::{Holding, Keeper, Resolver, Told, ToldImage, Unresolved};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use oci::{Digest, Image};
 use serve::KEEP_PATH;
 use units::Size;
-use upstream::{Directory, Front, Metrics};
+use upstream::{Directory, Front, Listing, Metrics, SettingsError, UpstreamSettings};
 
 use crate::config::Config;
 use crate::identities::{self, Identities};
@@ -32,7 +34,9 @@ pub struct Registries {
 }
 
 struct Found {
-    upstreams: Arc<dyn Upstreams>,
+    upstreams: Arc<Directory>,
+    /// What the cluster's Upstreams say.
+    listed: Vec<UpstreamSettings>,
     /// The larder registry, as it is told what is in use.
     front: Option<Front>,
     /// Keeps the certificates as their files are.
@@ -54,12 +58,20 @@ impl Registries {
         let upstreams = Directory::new(config.upstream_settings(None)?, metrics.clone())?;
         config.controller.registry = registry;
         // One that is not reached by certificates knows nobody who may tell it anything.
-        let found = Mutex::new(Found { upstreams, front: None, _identities: Identities::default() });
+        let found = Found { upstreams, listed: Vec::new(), front: None, _identities: Identities::default() };
+        let found = Mutex::new(found);
         Ok(Registries { config, metrics, awaited: Mutex::new(folder), found })
     }
 
+    /// Lists these upstreams besides those of the configuration, as [`Directory::replace`] does.
+    pub fn replace(&self, upstreams: Vec<UpstreamSettings>) -> Vec<Result<Listing, SettingsError>> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.listed.clone_from(&upstreams);
+        found.upstreams.replace(upstreams)
+    }
+
     /// Whom to ask now.
-    fn upstreams(&self) -> Arc<dyn Upstreams> {
+    fn upstreams(&self) -> Arc<Directory> {
         self.found(|found| found.upstreams.clone())
     }
 
@@ -69,7 +81,9 @@ impl Registries {
         if let Some(folder) = awaited.clone() {
             match self.open(folder) {
                 Ok(now) => {
-                    *found = now;
+                    let listed = std::mem::take(&mut found.listed);
+                    now.upstreams.replace(listed.clone());
+                    *found = Found { listed, ..now };
                     *awaited = None;
                 }
                 Err(error) => {
@@ -87,7 +101,7 @@ impl Registries {
         let settings = self.config.upstream_settings(Some(known))?;
         let front = settings.front.clone();
         let upstreams = Directory::new(settings, self.metrics.clone())?;
-        Ok(Found { upstreams, front, _identities: identities })
+        Ok(Found { upstreams, listed: Vec::new(), front, _identities: identities })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::keeping::Keeping;
 use crate::logging;
 use crate::process::{self, Signals};
 use crate::sharing::Sharing;
+use crate::upstreams::Following;
 use crate::watchdog::Watchdog;
 
 /// Threads for what blocks: reading and writing files. Disks gain nothing from more at a time, and each costs memory.
@@ -115,7 +116,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
         _ => None,
     };
-    let for_nodes = match &config.nodes {
+    let for_nodes = match &config.registry.nodes {
         Some(ForNodes { listen, certificates }) if config.role == Role::Registry => {
             let port = Port::take(*listen).context("registry.nodes.listen")?;
             Some((port, identities::letting_in_nodes(identities.load("registry.nodes.certificates", certificates)?)))
@@ -136,7 +137,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let store = store.context("cannot open the store")?;
     let folder = store.root().to_owned();
     let store: Arc<dyn cache::Store> = Arc::new(store);
-    let upstreams: Arc<dyn Upstreams> = Directory::new(config.upstream_settings(known_registry)?, upstream_metrics)?;
+    let directory = Directory::new(config.upstream_settings(known_registry)?, upstream_metrics)?;
+    let upstreams: Arc<dyn Upstreams> = directory.clone();
     let sharing = match peering {
         Some((peering, port, identity)) => {
             Some(Sharing::start(peering, port, identity, store.clone(), upstreams.clone(), named).await?)
@@ -145,6 +147,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let upstreams = sharing.as_ref().map_or(upstreams.clone(), |sharing| sharing.before(upstreams));
     let engine = Engine::start(store, upstreams, engine_settings(&config), engine_metrics);
+    let following = follow_upstreams(&config, directory, &engine);
     let mut server = Server::new(port, serve_settings(&config), engine.clone(), serve_metrics)?;
     if let Some((port, tls)) = for_nodes {
         server = server.with_nodes(port, tls, Some(identities::keeper()));
@@ -209,6 +212,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(keeping) = keeping {
         keeping.end().await;
     }
+    if let Some(following) = following {
+        following.end().await;
+    }
     engine.shutdown().await;
     if let Some(sharing) = sharing {
         sharing.end().await;
@@ -219,6 +225,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!("ended");
     Ok(())
+}
+
+/// Heeds the Upstreams of the cluster, where this is part of one. Nobody waits for it.
+fn follow_upstreams(config: &Config, directory: Arc<Directory>, engine: &Arc<Engine>) -> Option<Following> {
+    let rules = config.rules.clone();
+    match (config.role, &config.registry.cluster, &config.node.cluster) {
+        (Role::Registry, Some(cluster), _) => Some(Following::of_registry(directory, &cluster.namespace, rules)),
+        (Role::Node, _, Some(_)) => Some(Following::of_node(directory, engine.clone(), rules)),
+        _ => None,
+    }
 }
 
 fn admin(port: Port, registry: MetricsRegistry, engine: Arc<Engine>, draining: Arc<AtomicBool>) -> Admin {

@@ -6,7 +6,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 /// The object is taken and acted on. False says what to change in it.
 pub const READY: &str = "Ready";
 
-/// Every endpoint of an [`Upstream`](crate::Upstream) that is tried answers; of a [`CachedImage`](crate::CachedImage), the origin
+/// An endpoint of an [`Upstream`](crate::Upstream) answers; of a [`CachedImage`](crate::CachedImage), the origin
 /// has it.
 pub const AVAILABLE: &str = "Available";
 

@@ -58,6 +58,13 @@ impl<K: Resource<DynamicType: Default>> Watch<K> {
         self
     }
 
+    /// Of them, those that a selector of fields selects, such as `type=kubernetes.io/basic-auth`.
+    #[must_use]
+    pub fn fields(mut self, selector: &str) -> Watch<K> {
+        self.config.field_selector = Some(selector.to_owned());
+        self
+    }
+
     /// Lists come in pages of so many objects, so that only these are in memory at once. The API server asks etcd for each.
     #[must_use]
     pub fn paged(mut self, objects: u32) -> Watch<K> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use moka::sync::Cache;
-use oci::Name;
+use oci::{Name, Registry};
 use rand::RngCore;
 
 use crate::credential::{Authority, Claim, Credential};
@@ -35,6 +35,8 @@ pub(crate) enum Who {
 pub(crate) struct Access {
     key: [u8; 32],
     public: Cache<Name, Mark>,
+    /// What was given to anyone before this moment, which may be to come, makes nothing public in these registries.
+    since: RwLock<HashMap<Registry, Instant>>,
     /// What is public no longer although its record still says so, for the disk does not let go of it. There is one at most
     /// for each record.
     unerased: Mutex<HashSet<Name>>,
@@ -87,6 +89,7 @@ impl Access {
         Access {
             key,
             public: Cache::new(20_000),
+            since: RwLock::default(),
             unerased: Mutex::default(),
             grants: Cache::builder().max_capacity(50_000).time_to_live(grant_outage.max(grant_for)).build(),
             granted: Cache::builder().max_capacity(20_000).time_to_live(grant_outage.max(grant_for)).build(),
@@ -193,14 +196,20 @@ impl Access {
             && !self.through_outage(upstream, request).await
     }
 
-    /// Remembers that the origin said yes.
-    pub(crate) async fn remember(&self, name: &Name, authority: &Authority) {
+    /// Remembers that the origin said yes; in memory only if what it gives is `lent`.
+    pub(crate) async fn remember(&self, name: &Name, authority: &Authority, lent: bool) {
         match authority {
             Authority::Anonymous => {
-                let known = self.public.get(name).is_some_and(|mark| mark.age() < self.public_for / 2);
-                if !known {
+                let known = self
+                    .public
+                    .get(name)
+                    .is_some_and(|mark| mark.age() < self.public_for / 2 && self.counts(name, &mark));
+                if !known && self.counts(name, &Mark::now()) {
                     self.public.insert(name.clone(), Mark::now());
                     self.unerased().remove(name);
+                    if lent {
+                        return;
+                    }
                     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
                     let record = Record::new(name, RecordKind::Public);
                     // A store that does not take it costs one question to the origin after the next start.
@@ -223,7 +232,7 @@ impl Access {
             Authority::Anonymous => {
                 // Only what was public once has a record: refusals of names that anybody makes up leave no trace.
                 let left = self.unerased().contains(name);
-                if left || self.public_mark(name).await.is_some_and(|mark| mark.age() < NEVER) {
+                if left || self.last_public_mark(name).await.is_some_and(|mark| mark.age() < NEVER) {
                     self.public.insert(name.clone(), Mark::never());
                     // First in memory, which may forget what it likes but this: the disk may be full or read-only.
                     self.unerased().insert(name.clone());
@@ -241,11 +250,28 @@ impl Access {
         }
     }
 
+    /// Has it asked anew what is public in a registry, and lets no answer make anything public before `settled` has passed.
+    pub(crate) fn reconsider(&self, registry: &Registry, settled: Duration) {
+        let mut since = self.since.write().unwrap_or_else(PoisonError::into_inner);
+        since.insert(registry.clone(), Instant::now() + settled);
+    }
+
+    /// Whether a yes to anyone is young enough for its registry.
+    fn counts(&self, name: &Name, mark: &Mark) -> bool {
+        let since = self.since.read().unwrap_or_else(PoisonError::into_inner);
+        since.get(&name.registry).is_none_or(|since| mark.age() < since.elapsed())
+    }
+
     fn unerased(&self) -> std::sync::MutexGuard<'_, HashSet<Name>> {
         self.unerased.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn public_mark(&self, name: &Name) -> Option<Mark> {
+        let mark = self.last_public_mark(name).await?;
+        Some(if self.counts(name, &mark) { mark } else { Mark::never() })
+    }
+
+    async fn last_public_mark(&self, name: &Name) -> Option<Mark> {
         if self.unerased().contains(name) {
             return Some(Mark::never());
         }
@@ -290,7 +316,7 @@ mod tests {
         let record = folder.path().join("repositories/up.test/a/b/_public");
         let is_public = async || access.public_mark(&name).await.is_some_and(|mark| mark.age() < NEVER);
 
-        access.remember(&name, &Authority::Anonymous).await;
+        access.remember(&name, &Authority::Anonymous, false).await;
         assert!(is_public().await);
         // What is no file is not removed like one.
         let text = fs::read(&record).unwrap();
@@ -307,7 +333,44 @@ mod tests {
         access.forget(&name, &Authority::Anonymous).await;
         assert!(!record.exists());
         assert!(!is_public().await && access.unerased().is_empty());
-        access.remember(&name, &Authority::Anonymous).await;
+        access.remember(&name, &Authority::Anonymous, false).await;
         assert!(is_public().await && record.exists());
+    }
+
+    #[tokio::test]
+    async fn what_was_public_is_asked_for_anew_in_a_registry_that_is_reconsidered() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = StoreSettings { root: folder.path().to_owned(), budget: Budget::Bytes(1 << 20) };
+        let hour = Duration::from_secs(3600);
+        let access = Access::new(hour, hour, hour, Arc::new(DiskStore::open(settings).unwrap()));
+        let (name, other) = (Name::parse("up.test/a/b").unwrap(), Name::parse("other.test/a/b").unwrap());
+        let is_public = async |name| access.public_mark(name).await.is_some_and(|mark| mark.age() < hour);
+        for name in [&name, &other] {
+            access.remember(name, &Authority::Anonymous, false).await;
+        }
+
+        access.reconsider(&name.registry, Duration::from_millis(20));
+        assert!(!is_public(&name).await && is_public(&other).await);
+        // Whoever was asked may not have heard of it yet.
+        access.remember(&name, &Authority::Anonymous, false).await;
+        assert!(!is_public(&name).await);
+        // What the disk has is no younger.
+        access.public.invalidate(&name);
+        assert!(!is_public(&name).await);
+        let settled = Instant::now() + Duration::from_millis(20);
+        while Instant::now() <= settled {
+            tokio::task::yield_now().await;
+        }
+        assert!(!is_public(&name).await);
+        access.remember(&name, &Authority::Anonymous, false).await;
+        assert!(is_public(&name).await);
+        // What is lent is not written down.
+        let lent = Name::parse("up.test/a/lent").unwrap();
+        access.remember(&lent, &Authority::Anonymous, true).await;
+        assert!(is_public(&lent).await && !folder.path().join("repositories/up.test/a/lent/_public").exists());
+        // A refusal takes it from the disk, whatever counts.
+        access.reconsider(&name.registry, Duration::ZERO);
+        access.forget(&name, &Authority::Anonymous).await;
+        assert!(!folder.path().join("repositories/up.test/a/b/_public").exists());
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use moka::sync::Cache;
-use oci::{Digest, MediaType, Name, Reference, Tag};
+use oci::{Digest, MediaType, Name, Reference, Registry, Tag};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -62,6 +62,9 @@ const ABSENT_FOR: Duration = Duration::from_secs(3600);
 
 /// How often what is to be kept is looked up anew. What comes in between is protected as it comes.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// Whoever is asked whether something is public may hear so much later that it is no longer.
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// How often copies of what the runtime keeps are looked for.
 const SHED_EVERY: Duration = Duration::from_secs(5);
@@ -184,6 +187,12 @@ impl Engine {
         self.inner.store.check().map_err(|error| error.to_string())
     }
 
+    /// Takes note that who may have what of a registry is perhaps no longer what it was: what is public there is asked for anew, and
+    /// answers make nothing public before those who are asked have had the time to hear of it too. Grants stay.
+    pub fn reconsider(&self, registry: &Registry) {
+        self.inner.access.reconsider(registry, SETTLED);
+    }
+
     /// What the store holds and may hold, in bytes.
     pub fn usage(&self) -> crate::store::Usage {
         let usage = self.inner.store.usage();
@@ -252,7 +261,7 @@ impl Inner {
                     if absent {
                         self.access.forget(name, &Authority::Anonymous).await;
                     }
-                    self.access.remember(name, &authority).await;
+                    self.access.remember(name, &authority, upstream.rules.lent).await;
                     return answer;
                 }
                 Err(error) => {

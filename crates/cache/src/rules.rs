@@ -3,12 +3,15 @@ use std::time::Duration;
 use oci::Pattern;
 
 /// How content of one upstream is kept, and who may have it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     /// Everybody who reaches larder may have what the upstream's own credential gives.
     pub shared: bool,
     /// The upstream has a credential of its own.
     pub own_credential: bool,
+    /// What anyone is given may be by a credential that somebody else shares, for as long as that lasts: that it is public is written
+    /// nowhere.
+    pub lent: bool,
     /// How long a tag's answer is good where no pattern says otherwise.
     pub freshness: Freshness,
     /// Patterns over `repository:tag`, first match wins. `*` stands for any characters.
@@ -26,6 +29,7 @@ impl Default for Rules {
         Rules {
             shared: false,
             own_credential: false,
+            lent: false,
             freshness: Freshness::For(Duration::from_secs(5 * 60)),
             patterns: Vec::new(),
             stale: Duration::from_secs(7 * 24 * 3600),

@@ -1,7 +1,7 @@
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::{CachePolicy, CachedImage, ImageCache, NodeCache, names};
+use api::{CachePolicy, CachedImage, ImageCache, NodeCache, Upstream, names};
 use apiserver::{ApiServer, News, Seen, Watch};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -13,7 +13,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::index::{
-    CacheKey, Index, KnownNode, Pod, Report, Template, cache_reduced, known_reduced, pod_reduced, workload_reduced,
+    CacheKey, Index, KnownNode, Pod, Report, Template, cache_reduced, known_reduced, pod_reduced, upstream_reduced,
+    workload_reduced,
 };
 
 /// Objects in a page of a list: of NodeCaches, each of which may have a thousand images, and of all others.
@@ -28,6 +29,8 @@ pub(crate) struct Followed {
     index: Mutex<Index>,
     /// Something has changed.
     pub changes: Notify,
+    /// Something about an Upstream has changed.
+    pub upstreams: Notify,
     seen: Mutex<Vec<Heard>>,
 }
 
@@ -41,7 +44,8 @@ struct Heard {
 
 impl Followed {
     pub fn new() -> Arc<Followed> {
-        Arc::new(Followed { index: Mutex::default(), changes: Notify::new(), seen: Mutex::default() })
+        let (changes, upstreams) = (Notify::new(), Notify::new());
+        Arc::new(Followed { index: Mutex::default(), changes, upstreams, seen: Mutex::default() })
     }
 
     pub fn index(&self) -> MutexGuard<'_, Index> {
@@ -73,6 +77,7 @@ impl Followed {
         self.follow_reports(server, tasks);
         self.follow_policy(server, tasks);
         self.follow_caches(server, tasks);
+        self.follow_upstreams(server, tasks);
         self.follow_workloads::<Deployment>(server, "the Deployments", tasks);
         self.follow_workloads::<StatefulSet>(server, "the StatefulSets", tasks);
         self.follow_workloads::<DaemonSet>(server, "the DaemonSets", tasks);
@@ -194,6 +199,31 @@ impl Followed {
                 }
                 News::Changed((key, Some(cache))) => index.apply_cache(key, cache),
                 News::Changed((key, None)) | News::Gone((key, _)) => index.delete_cache(&key),
+            },
+        );
+    }
+
+    fn follow_upstreams(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
+        let followed = self.clone();
+        self.follow(
+            server,
+            Watch::<DeserializeGuard<Upstream>>::everywhere("the Upstreams").paged(PAGE),
+            tasks,
+            |_, guard| match guard.0 {
+                Ok(upstream) => {
+                    let (name, upstream) = upstream_reduced(upstream);
+                    (name, Some(upstream))
+                }
+                // The registry says so in its status.
+                Err(invalid) => (invalid.metadata.name.unwrap_or_default(), None),
+            },
+            move |index, news| {
+                match news {
+                    News::All(upstreams) => index.replace_upstreams(upstreams),
+                    News::Changed((name, upstream)) => index.apply_upstream(name, upstream),
+                    News::Gone((name, _)) => index.apply_upstream(name, None),
+                }
+                followed.upstreams.notify_one();
             },
         );
     }

@@ -12,6 +12,7 @@ mod node;
 mod pod;
 mod report;
 mod texts;
+mod upstream;
 mod workload;
 
 pub use cache::CacheKey;
@@ -23,6 +24,8 @@ pub(crate) use pod::{Pod, reduce as pod_reduced};
 pub use pod::{PodImages, PodKey};
 pub use report::{HeldHere, Report, State};
 pub use texts::Texts;
+pub use upstream::KnownUpstream;
+pub(crate) use upstream::reduce as upstream_reduced;
 pub(crate) use workload::{Template, reduce as workload_reduced};
 pub use workload::{Workload, WorkloadKey};
 
@@ -39,6 +42,7 @@ pub struct Index {
     workloads: HashMap<WorkloadKey, Workload>,
     pods: HashMap<PodKey, PodImages>,
     known: BTreeMap<String, KnownImage>,
+    upstreams: BTreeMap<String, KnownUpstream>,
     texts: Texts,
     changed: bool,
     uses_changed: bool,

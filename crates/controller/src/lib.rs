@@ -1,6 +1,6 @@
 //! What `larder controller` does: it sums up in the status of each ImageCache what the NodeCaches say, writes the images of
 //! workloads there before their pods exist, asks what tags mean by now and writes that there, keeps a CachedImage of each image that something names, tells the larder registry
-//! which of them are in use, and takes the taint `larder.dev/warming` from nodes that are warm.
+//! which of them are in use, asks the endpoints of Upstreams whether they are there, and takes the taint `larder.dev/warming` from nodes that are warm.
 //!
 //! [`Index`] is a plain struct that is fed with what the API server tells and asked what to write; `run` puts it between watches
 //! and writes. Of several replicas the one that holds the Lease writes; the others follow, so as to take over at once.
@@ -15,6 +15,7 @@ mod images;
 mod index;
 mod lease;
 mod metrics;
+mod prober;
 mod recorder;
 mod refresh;
 mod run;
@@ -22,6 +23,7 @@ mod run;
 mod sample;
 mod status;
 mod tags;
+mod upstreams;
 mod uses;
 mod writer;
 
@@ -31,9 +33,11 @@ pub use images::{Holding, Told, ToldImage};
 pub use index::{CacheKey, Index};
 pub use lease::{Lease, LeaseSettings};
 pub use metrics::Metrics;
+pub use prober::Prober;
 pub use refresh::Resolver;
 pub use run::{Controller, Settings};
 pub use tags::{Tags, Unresolved};
+pub use upstreams::{Answered, Answers};
 
 /// The name under which the controller writes to objects.
 pub const FIELD_MANAGER: &str = "larder-controller";

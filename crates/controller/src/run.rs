@@ -13,6 +13,7 @@ use crate::follow::Followed;
 use crate::gatekeeper::Gatekeeper;
 use crate::lease::{Lease, LeaseSettings};
 use crate::metrics::{Kind, Metrics};
+use crate::prober::{Attendance, Prober};
 use crate::refresh::{Refresher, Resolver};
 use crate::writer::Writer;
 
@@ -38,6 +39,8 @@ pub struct Settings {
     pub resolver: Arc<dyn Resolver>,
     /// Who keeps what is in use.
     pub keeper: Arc<dyn Keeper>,
+    /// By whom endpoints are asked whether they are there.
+    pub prober: Arc<dyn Prober>,
 }
 
 /// The controller.
@@ -92,6 +95,8 @@ impl Controller {
         let mut refresher = Refresher::new(resolver, self.session.clone(), self.metrics.clone());
         let (followed, facts, keeper) = (self.followed.clone(), self.facts.clone(), self.settings.keeper.clone());
         let mut discovery = Discovery::new(followed, facts, keeper, self.session.clone(), self.metrics.clone());
+        let (prober, metrics) = (self.settings.prober.clone(), self.metrics.clone());
+        let mut attendance = Attendance::new(self.followed.clone(), prober, self.session.clone(), metrics);
         loop {
             self.metrics.leading.set(0);
             if leading.wait_for(|leading| *leading).await.is_err() {
@@ -103,6 +108,7 @@ impl Controller {
             tokio::select! {
                 () = self.lead(&mut writer, &mut gatekeeper, &mut refresher) => {}
                 () = discovery.lead() => {}
+                () = attendance.lead() => {}
                 () = self.certify() => {}
                 // A write in progress is dropped, as another may lead by the time that it would be taken.
                 _ = leading.wait_for(|leading| !*leading) => {}

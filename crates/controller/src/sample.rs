@@ -7,7 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use crate::index::{
-    CacheKey, Index, KnownNode, Pod, PodKey, Report, WorkloadKey, cache_reduced, pod_reduced, workload_reduced,
+    CacheKey, Index, KnownNode, Pod, PodKey, Report, WorkloadKey, cache_reduced, pod_reduced, upstream_reduced,
+    workload_reduced,
 };
 
 /// A moment of the day that all tests are on.
@@ -104,6 +105,14 @@ impl Index {
     pub(crate) fn no_deployment(&mut self, name: &str) {
         let CacheKey { namespace, name } = key(name);
         self.apply_workload(WorkloadKey { kind: WorkloadKind::Deployment, namespace, name }, None);
+    }
+
+    pub(crate) fn upstream(&mut self, name: &str, spec: Value) {
+        let upstream = serde_json::from_value(json!({
+            "apiVersion": "larder.dev/v1alpha1", "kind": "Upstream", "metadata": {"name": name, "generation": 4}, "spec": spec,
+        }));
+        let (name, upstream) = upstream_reduced(upstream.expect("an Upstream"));
+        self.apply_upstream(name, Some(upstream));
     }
 
     pub(crate) fn rules(&mut self, spec: Value) {

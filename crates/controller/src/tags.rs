@@ -2,7 +2,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use api::names::{REFRESH_ANNOTATION, REFRESH_NOW};
-use api::{CachePolicySpec, Freshness, ImageCache, ImageCacheStatus};
+use api::{CachePolicySpec, Freshness, FreshnessPattern, ImageCache, ImageCacheStatus, UpstreamFreshness};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use oci::{Digest, Image, Pattern, Reference};
 use warm::{Standing, Standings};
@@ -84,7 +84,7 @@ struct Wish {
 impl Tags {
     /// The tags that are to be asked for now, which then count as being asked for, and when to come again.
     pub fn due(&mut self, index: &Index, now: &Time, at: Instant) -> (Vec<Image>, Option<Instant>) {
-        let standings = index.standings();
+        let (standings, freshness) = (index.standings(), index.freshness());
         let mut whens: HashMap<Image, Option<Instant>> = HashMap::new();
         let mut annotated = HashSet::new();
         let mut intervals: HashMap<Image, Option<Duration>> = HashMap::new();
@@ -95,7 +95,7 @@ impl Tags {
             }
             for image in tags_of(index, key, cache, &standings) {
                 let known = self.known.entry(image.clone()).or_insert_with(|| Known::of(cache, &image, now, at));
-                let interval = interval(cache, &image, index.policy());
+                let interval = interval(cache, &image, index.policy(), freshness.get(&image.name.registry).copied());
                 let when = known.when(interval, wished, at);
                 let least = intervals.entry(image.clone()).or_insert(interval);
                 *least = (*least).into_iter().chain(interval).min();
@@ -288,15 +288,23 @@ fn tags_of(index: &Index, key: &CacheKey, cache: &ImageCache, standings: &Standi
     images.into_iter().filter(|image| matches!(image.reference, Reference::Tag(_))).collect()
 }
 
-/// How long what a tag means is believed; for ever if nothing is said.
-fn interval(cache: &ImageCache, image: &Image, policy: &CachePolicySpec) -> Option<Duration> {
+/// How long what a tag means is believed; for ever if nothing is said. What an Upstream says of its registry comes before the policy.
+fn interval(
+    cache: &ImageCache,
+    image: &Image,
+    policy: &CachePolicySpec,
+    upstream: Option<&UpstreamFreshness>,
+) -> Option<Duration> {
     if let Some(interval) = cache.spec.refresh_interval {
         return Some(interval.0.max(SHORTEST));
     }
     let text = format!("{}:{}", image.name.repository, image.reference);
-    let rules = &policy.freshness;
-    let matching = rules.patterns.iter().find(|rule| Pattern::new(&rule.r#match).matches(&text));
-    match matching.map_or(rules.default, |rule| rule.r#for) {
+    let (rules, own) = (&policy.freshness, upstream.and_then(|upstream| upstream.default));
+    let before: &[FreshnessPattern] = upstream.map_or(&[], |upstream| &upstream.patterns);
+    // Beside an own default, the patterns of the policy do not count.
+    let patterns = before.iter().chain(rules.patterns.iter().filter(|_| own.is_none()));
+    let matching = patterns.into_iter().find(|rule| Pattern::new(&rule.r#match).matches(&text));
+    match matching.map_or(own.unwrap_or(rules.default), |rule| rule.r#for) {
         Freshness::For(span) => Some(span.0.max(SHORTEST)),
         Freshness::Immutable => None,
     }

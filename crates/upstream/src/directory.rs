@@ -1,6 +1,6 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cache::{NoUpstream, Rules, Source, Upstream, Upstreams};
@@ -35,13 +35,35 @@ const KEPT_IDLE: Duration = Duration::from_secs(60);
 const KEPT_IDLE_PER_HOST: usize = 16;
 
 /// Finds the upstream of a registry: a listed one, or any public registry where the settings are open.
+///
+/// Those that the settings list stay. Others may be listed while it is in use, by [`replace`](Directory::replace).
 pub struct Directory {
     settings: Settings,
     metrics: Metrics,
+    resolver: Arc<dyn Resolver>,
     listed: HashMap<Registry, Option<Arc<Upstream>>>,
+    added: RwLock<HashMap<Registry, Added>>,
     client: Client,
     front: Option<FrontDoor>,
     unlisted: Mutex<Unlisted>,
+}
+
+/// One that was listed later.
+#[derive(Clone)]
+struct Added {
+    settings: UpstreamSettings,
+    upstream: Arc<Upstream>,
+}
+
+/// What became of an upstream that was to be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// It is in use.
+    InUse,
+    /// The settings list its registry already, and come first.
+    Overruled,
+    /// The settings exclude its registry.
+    Excluded,
 }
 
 #[derive(Default)]
@@ -80,8 +102,59 @@ impl Directory {
             };
             listed.insert(upstream.registry.clone(), made);
         }
-        let client = client(Dialer::new(resolver, Hosts::new(), settings.deadlines.connect));
-        Ok(Arc::new(Directory { settings, metrics, listed, client, front, unlisted: Mutex::default() }))
+        let client = client(Dialer::new(resolver.clone(), Hosts::new(), settings.deadlines.connect));
+        let (added, unlisted) = Default::default();
+        Ok(Arc::new(Directory { settings, metrics, resolver, listed, added, client, front, unlisted }))
+    }
+
+    /// Lists these besides those of the settings, and none that were listed so before. Of two with the same registry the first
+    /// counts. Makes no connection.
+    ///
+    /// What does not change stays as it is, connections, limits and tokens included, and requests in progress keep what they have.
+    /// An upstream whose new settings are not usable stays as it was, unless they also change who may have its content.
+    ///
+    /// Says of each in turn what became of it, or why its settings are not usable.
+    pub fn replace(&self, upstreams: Vec<UpstreamSettings>) -> Vec<Result<Listing, SettingsError>> {
+        let before = self.added.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut after = HashMap::with_capacity(upstreams.len());
+        let mut told = Vec::with_capacity(upstreams.len());
+        for settings in upstreams {
+            let registry = settings.registry.clone();
+            let told_of_it = match self.listed.get(&registry) {
+                Some(Some(_)) => Ok(Listing::Overruled),
+                Some(None) => Ok(Listing::Excluded),
+                None if after.contains_key(&registry) => Ok(Listing::Overruled),
+                None => {
+                    let last = before.get(&registry);
+                    let made = self.made(&settings, last);
+                    let (added, told_of_it) = match made {
+                        Ok(upstream) => (Some(Added { settings, upstream }), Ok(Listing::InUse)),
+                        Err(error) => (last.filter(|last| same_right(&last.settings, &settings)).cloned(), Err(error)),
+                    };
+                    after.extend(added.map(|added| (registry, added)));
+                    told_of_it
+                }
+            };
+            told.push(told_of_it);
+        }
+        *self.added.write().unwrap_or_else(PoisonError::into_inner) = after;
+        told
+    }
+
+    /// An upstream with these settings, which keeps what it can of the last one.
+    fn made(&self, settings: &UpstreamSettings, last: Option<&Added>) -> Result<Arc<Upstream>, SettingsError> {
+        if let Some(last) = last {
+            if last.settings == *settings {
+                return Ok(last.upstream.clone());
+            }
+            // With other rules, its content comes from where it came from.
+            let alike = UpstreamSettings { rules: settings.rules.clone(), ..last.settings.clone() };
+            if alike == *settings {
+                let (registry, sources) = (settings.registry.clone(), last.upstream.sources.clone());
+                return Ok(Arc::new(Upstream { registry, sources, rules: rules(settings) }));
+            }
+        }
+        listed_upstream(settings, &self.settings, &self.metrics, &self.resolver, self.front.as_ref())
     }
 
     fn unlisted(&self, registry: &Registry) -> Arc<Upstream> {
@@ -116,8 +189,13 @@ impl Upstreams for Directory {
         match self.listed.get(registry) {
             Some(Some(upstream)) => return Ok(upstream.clone()),
             Some(None) => return Err(none("it is excluded")),
-            None if !self.settings.open => return Err(none("only the upstreams in the configuration are")),
             None => {}
+        }
+        if let Some(added) = self.added.read().unwrap_or_else(PoisonError::into_inner).get(registry) {
+            return Ok(added.upstream.clone());
+        }
+        if !self.settings.open {
+            return Err(none("only the upstreams in the configuration are"));
         }
         // What can be told without a lookup; the rest is told when the address is known.
         let host = registry.host();
@@ -127,6 +205,15 @@ impl Upstreams for Directory {
         }
         Ok(self.unlisted(registry))
     }
+}
+
+/// Whether the same people may have the same by both.
+fn same_right(one: &UpstreamSettings, other: &UpstreamSettings) -> bool {
+    one.credential == other.credential && one.rules.shared == other.rules.shared
+}
+
+fn rules(upstream: &UpstreamSettings) -> Rules {
+    Rules { own_credential: upstream.credential.is_some(), ..upstream.rules.clone() }
 }
 
 fn default_url(registry: &Registry) -> Url {
@@ -142,6 +229,20 @@ fn listed_upstream(
     front: Option<&FrontDoor>,
 ) -> Result<Arc<Upstream>, SettingsError> {
     check_limits(upstream)?;
+    let registry = &upstream.registry;
+    let (urls, client) = reach(upstream, resolver, settings.deadlines.connect)?;
+    let shared = shared(settings, upstream.clone(), client, metrics, registry.to_string());
+    let front = front.map(|front| front.source(registry, settings, metrics));
+    let sources = front.into_iter().chain(urls.into_iter().map(|url| source(&shared, settings, url))).collect();
+    Ok(Arc::new(Upstream { registry: registry.clone(), sources, rules: rules(upstream) }))
+}
+
+/// The endpoints of an upstream, and a client that connects to them, and to what else it names.
+pub(crate) fn reach(
+    upstream: &UpstreamSettings,
+    resolver: &Arc<dyn Resolver>,
+    connect: Duration,
+) -> Result<(Vec<Url>, Client), SettingsError> {
     let registry = &upstream.registry;
     let texts = upstream.endpoints.iter().filter_map(|endpoint| Some((endpoint, endpoint.ca_pem.as_deref()?)));
     for (endpoint, pem) in texts.clone() {
@@ -174,12 +275,7 @@ fn listed_upstream(
         name_host(&mut hosts, &url, trust);
         urls.push(url);
     }
-    let client = client(Dialer::new(resolver.clone(), hosts, settings.deadlines.connect));
-    let shared = shared(settings, upstream.clone(), client, metrics, registry.to_string());
-    let rules = Rules { own_credential: upstream.credential.is_some(), ..upstream.rules.clone() };
-    let front = front.map(|front| front.source(registry, settings, metrics));
-    let sources = front.into_iter().chain(urls.into_iter().map(|url| source(&shared, settings, url))).collect();
-    Ok(Arc::new(Upstream { registry: registry.clone(), sources, rules }))
+    Ok((urls, client(Dialer::new(resolver.clone(), hosts, connect))))
 }
 
 fn name_host(hosts: &mut Hosts, url: &Url, trust: Trust) {

@@ -21,6 +21,7 @@ mod breaker;
 mod challenge;
 mod dial;
 mod directory;
+mod endpoint;
 mod exchange;
 mod failure;
 mod front;
@@ -38,7 +39,8 @@ mod token;
 mod trust;
 
 pub use address::{Resolver, is_global};
-pub use directory::Directory;
+pub use directory::{Directory, Listing};
+pub use endpoint::{EndpointAnswer, ask_endpoints};
 pub use front::{Answered, Unanswered, probe, tell, trusting};
 pub use metrics::Metrics;
 pub use settings::{

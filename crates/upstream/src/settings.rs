@@ -12,7 +12,7 @@ use url::Url;
 pub struct Settings {
     /// Any public registry is an upstream without being listed.
     pub open: bool,
-    /// The listed ones. Of two with the same registry the last counts.
+    /// The listed ones, for good. Of two with the same registry the last counts.
     pub upstreams: Vec<UpstreamSettings>,
     /// The rules of upstreams that are not listed.
     pub rules: Rules,
@@ -47,7 +47,7 @@ impl fmt::Debug for Front {
 }
 
 /// One registry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamSettings {
     /// Its name in image names.
     pub registry: Registry,
@@ -94,7 +94,7 @@ impl UpstreamSettings {
 }
 
 /// One server that has the content of a registry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// `https://host[:port][/path]`, or `http://…` for a server without TLS. `/v2/` follows the path; where the path begins
     /// with `/v2/`, the repository follows it (as in `https://mirror.example/v2/hub-proxy`).
@@ -121,7 +121,7 @@ impl Endpoint {
 }
 
 /// What an upstream is spared; shared by its endpoints.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
     /// Requests at a time, bodies included.
     pub concurrency: Option<usize>,

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::section::Section;
 
@@ -28,7 +28,7 @@ pub struct Controller {
 impl Default for Controller {
     fn default() -> Controller {
         Controller {
-            namespace: own_namespace(Path::new(OWN_NAMESPACE)),
+            namespace: own_namespace(),
             lease: "larder-controller".into(),
             identity: None,
             certificates: None,
@@ -81,9 +81,9 @@ impl Controller {
 }
 
 /// The namespace of the pod that this is, or the one that the chart is installed into by default.
-fn own_namespace(file: &Path) -> String {
+pub fn own_namespace() -> String {
     let named = std::env::var("POD_NAMESPACE").ok();
-    let named = named.or_else(|| std::fs::read_to_string(file).ok()).map(|name| name.trim().to_owned());
+    let named = named.or_else(|| std::fs::read_to_string(OWN_NAMESPACE).ok()).map(|name| name.trim().to_owned());
     named.filter(|name| is_name(name)).unwrap_or_else(|| "larder".to_owned())
 }
 

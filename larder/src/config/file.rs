@@ -1,8 +1,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oci::Registry;
-
 use super::access::Access;
 use super::certificates::{Certificates, Checks};
 use super::controller::Controller;
@@ -10,7 +8,7 @@ use super::freshness::Tags;
 use super::section::{Document, Problems, Section, textual};
 use super::units::{Address, Span};
 use super::upstream::{self, Upstream};
-use super::{Config, Node, Role, Store, deadlines, limits, pin, registry, tls};
+use super::{Config, Node, Registry, Role, Store, deadlines, limits, pin, tls};
 use crate::logging::{self, Format};
 
 /// Reads a configuration file's text. What it leaves out has its default.
@@ -32,7 +30,7 @@ fn read_root(role: Role, certificates: Certificates, mut root: Section<'_>) -> C
     let unqualified = root.value("unqualified").unwrap_or(Unqualified(Some(hub())));
     let unlisted = root.value("unlisted").unwrap_or(true);
     let exclude: Vec<RegistryName> = root.value("exclude").unwrap_or_default();
-    let exclude: Vec<Registry> = exclude.into_iter().map(|RegistryName(registry)| registry).collect();
+    let exclude: Vec<oci::Registry> = exclude.into_iter().map(|RegistryName(registry)| registry).collect();
     let pins: Vec<pin::Pin> = root.value("pins").unwrap_or_default();
     let tls = root.section("tls").and_then(|section| tls::read(section, &mut warnings));
     let (log, log_format) = read_log(root.section("log"));
@@ -40,7 +38,7 @@ fn read_root(role: Role, certificates: Certificates, mut root: Section<'_>) -> C
     let limits = root.section("limits").map(limits::read).unwrap_or_default();
     let tags = root.section("freshness").map(Tags::read).unwrap_or_default();
     let access = root.section("access").map(Access::read).unwrap_or_default();
-    let nodes = root.section("registry").and_then(|section| registry::read(section, &mut checks));
+    let registry = root.section("registry").map(|section| Registry::read(section, &mut checks)).unwrap_or_default();
     let node = root.section("node").map(|section| Node::read(section, &mut checks)).unwrap_or_default();
     let controller = root.section("controller").map(Controller::read).unwrap_or_default();
     let deadlines = root.section("deadlines").map(deadlines::read).unwrap_or_default();
@@ -68,7 +66,7 @@ fn read_root(role: Role, certificates: Certificates, mut root: Section<'_>) -> C
         pins: pins.into_iter().map(|pin::Pin(image)| (image.name, image.reference)).collect(),
         rules: tags.rules(),
         access,
-        nodes,
+        registry,
         node,
         controller,
         deadlines,
@@ -100,12 +98,12 @@ fn read_store(role: Role, section: Option<Section<'_>>) -> Store {
     store
 }
 
-fn hub() -> Registry {
+fn hub() -> oci::Registry {
     "docker.io".parse().expect("a host name")
 }
 
 /// A registry's name.
-pub(super) struct RegistryName(pub Registry);
+pub(super) struct RegistryName(pub oci::Registry);
 
 impl std::str::FromStr for RegistryName {
     type Err = String;
@@ -116,7 +114,7 @@ impl std::str::FromStr for RegistryName {
 }
 
 /// A registry's name, or nothing.
-struct Unqualified(Option<Registry>);
+struct Unqualified(Option<oci::Registry>);
 
 impl std::str::FromStr for Unqualified {
     type Err = String;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oci::{Name, Reference, Registry};
+use oci::{Name, Reference};
 
 use crate::cli::{ControllerArgs, NodeArgs, PlaceArgs, RegistryArgs};
 use crate::failure::Failure;
@@ -41,12 +41,13 @@ pub use cluster::{Cluster, Share};
 pub use controller::Controller;
 pub use node::Node;
 pub use peers::{MemberList, Peering};
-pub use registry::ForNodes;
+pub use registry::{ForNodes, Registry};
 pub use role::Role;
 pub use tls::Tls;
 pub use units::{Address, Budget, Listener, Size, Span};
 pub use upstream::Upstream;
 
+pub use secret::{NoEntry, from_docker};
 use section::Problems;
 
 /// The file that is read where none is named.
@@ -75,19 +76,19 @@ pub struct Config {
     /// What clients may use up.
     pub limits: serve::Limits,
     /// Whose names a name without a registry is.
-    pub unqualified: Option<Registry>,
+    pub unqualified: Option<oci::Registry>,
     /// Public registries need not be listed.
     pub unlisted: bool,
     /// Registries that are left alone.
-    pub exclude: Vec<Registry>,
+    pub exclude: Vec<oci::Registry>,
     /// Images that stay in the store whatever its budget.
     pub pins: Vec<(Name, Reference)>,
     /// How the content of upstreams that are not listed is kept.
     pub rules: cache::Rules,
     /// How long what is known about access is good.
     pub access: Access,
-    /// Where nodes come to a registry, if they have an address of their own.
-    pub nodes: Option<ForNodes>,
+    /// What only a registry is told.
+    pub registry: Registry,
     /// What only a node is told.
     pub node: Node,
     /// What only a controller is told.
@@ -129,6 +130,11 @@ impl Config {
         .map_err(|problems: Problems| Failure::Usage(problems.to_string()))?;
         config.file = file.map(|(path, _)| path);
         config.apply(flags)?;
+        match flags.cluster {
+            None => {}
+            Some(false) => config.registry.cluster = None,
+            Some(true) => drop(config.registry.cluster.get_or_insert_default()),
+        }
         config.finish()
     }
 
@@ -296,7 +302,7 @@ impl Config {
         if self.metrics == Listener::On(self.listen) && self.listen.port() != 0 {
             return Err(Failure::Usage(format!("clients and metrics cannot both use {}; change one", self.listen)));
         }
-        if let Some(ForNodes { listen, .. }) = self.nodes.as_ref().filter(|_| self.role == Role::Registry)
+        if let Some(ForNodes { listen, .. }) = self.registry.nodes.as_ref().filter(|_| self.role == Role::Registry)
             && listen.port() != 0
             && (*listen == self.listen || self.metrics == Listener::On(*listen))
         {

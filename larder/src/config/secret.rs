@@ -56,7 +56,8 @@ pub fn credential(mut section: Section<'_>, registry: Option<&Registry>, warning
                 }
             }
             let read = read(&path, warnings);
-            let found = read.and_then(|text| registry.map(|name| from_docker(&path, &text, name)).transpose());
+            let place = path.display().to_string();
+            let found = read.and_then(|text| registry.map(|name| from_docker_file(place, &text, name)).transpose());
             found.unwrap_or_else(|error| {
                 section.problem("docker_config", error);
                 None
@@ -144,13 +145,35 @@ struct DockerEntry {
     password: Option<String>,
 }
 
-fn from_docker(path: &Path, text: &[u8], registry: &Registry) -> Result<Found, String> {
-    let place = path.display();
-    // The error would quote the text, which holds passwords.
-    let config: DockerConfig = serde_json::from_slice(text)
-        .map_err(|error| format!("{place}:{}: is no Docker configuration", error.line()))?;
+/// Why there is nothing for a registry in a Docker configuration. Quotes nothing of it, for it holds passwords.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoEntry {
+    /// It is none: the line where that shows.
+    NoConfiguration(usize),
+    /// It does not name the registry.
+    NoRegistry,
+    /// It has no user name and password.
+    NoPassword,
+}
+
+fn from_docker_file(place: String, text: &[u8], registry: &Registry) -> Result<Found, String> {
+    let credential = from_docker(text, registry).map_err(|why| match why {
+        NoEntry::NoConfiguration(line) => format!("{place}:{line}: is no Docker configuration"),
+        NoEntry::NoRegistry => format!("{place} has no entry for {registry} in auths"),
+        NoEntry::NoPassword => format!(
+            "{place} has no user name and password for {registry}; larder runs no credential helpers and knows no \
+             identity tokens: use username and password_file"
+        ),
+    })?;
+    Ok(Found { credential, place })
+}
+
+/// Reads a Docker configuration's credential for a registry.
+pub fn from_docker(text: &[u8], registry: &Registry) -> Result<Credential, NoEntry> {
+    // The error would quote the text.
+    let config: DockerConfig = serde_json::from_slice(text).map_err(|error| NoEntry::NoConfiguration(error.line()))?;
     let entry = config.auths.into_iter().find(|(key, _)| registry_of(key).as_ref() == Some(registry));
-    let Some((_, entry)) = entry else { return Err(format!("{place} has no entry for {registry} in auths")) };
+    let (_, entry) = entry.ok_or(NoEntry::NoRegistry)?;
     let pair = match entry {
         DockerEntry { username: Some(username), password: Some(password), .. } => Some((username, password)),
         DockerEntry { auth: Some(auth), .. } => BASE64_STANDARD
@@ -160,13 +183,8 @@ fn from_docker(path: &Path, text: &[u8], registry: &Registry) -> Result<Found, S
             .and_then(|pair| pair.split_once(':').map(|(name, word)| (name.to_owned(), word.to_owned()))),
         _ => None,
     };
-    let (username, password) = pair.filter(|(_, password)| !password.is_empty()).ok_or_else(|| {
-        format!(
-            "{place} has no user name and password for {registry}; larder runs no credential helpers and knows no \
-             identity tokens: use username and password_file"
-        )
-    })?;
-    Ok(Found { credential: Credential::new(username, password), place: place.to_string() })
+    let (username, password) = pair.filter(|(_, password)| !password.is_empty()).ok_or(NoEntry::NoPassword)?;
+    Ok(Credential::new(username, password))
 }
 
 /// The registry that a key of `auths` means: `ghcr.io`, `https://index.docker.io/v1/`.
@@ -181,7 +199,7 @@ mod tests {
     use super::*;
 
     fn find(text: &str, registry: &str) -> Result<String, String> {
-        from_docker(Path::new("c.json"), text.as_bytes(), &registry.parse().unwrap())
+        from_docker_file("c.json".to_owned(), text.as_bytes(), &registry.parse().unwrap())
             .map(|found| format!("{}:{}", found.credential.username(), found.credential.password()))
     }
 

@@ -21,7 +21,7 @@ impl fmt::Display for Config {
             return writeln!(f, "tags           asked of {registry}");
         }
         writeln!(f, "clients        {} ({tls})", self.listen)?;
-        if let Some(nodes) = self.nodes.as_ref().filter(|_| self.role == Role::Registry) {
+        if let Some(nodes) = self.registry.nodes.as_ref().filter(|_| self.role == Role::Registry) {
             writeln!(f, "nodes          {} (mutual TLS, {})", nodes.listen, nodes.certificates.display())?;
         }
         writeln!(f, "metrics        {metrics}")?;
@@ -44,6 +44,10 @@ impl fmt::Display for Config {
             }
             let hosts = if self.node.hosts { "are pointed at larder" } else { "are left as they are" };
             writeln!(f, "runtimes       of {} {hosts}", self.node.host_root.display())?;
+        }
+        if let Some(cluster) = self.registry.cluster.as_ref().filter(|_| self.role == Role::Registry) {
+            let namespace = &cluster.namespace;
+            writeln!(f, "cluster        its Upstreams are heeded, with Secrets of the namespace {namespace}")?;
         }
         writeln!(f, "tags           {}", tags(&self.rules))?;
         match &self.unqualified {

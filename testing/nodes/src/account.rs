@@ -37,7 +37,7 @@ subjects: [{kind: ServiceAccount, name: larder-node, namespace: larder}]
 pub fn install_definitions(cluster: &Cluster) -> Result<()> {
     let folder = workspace().join("chart/larder/crds").display().to_string();
     cluster.kubectl().run(&["apply", "--server-side", "-f", &folder])?;
-    for plural in ["imagecaches", "nodecaches", "cachepolicies", "cachedimages"] {
+    for plural in ["imagecaches", "nodecaches", "cachepolicies", "cachedimages", "upstreams"] {
         let name = format!("{plural}.larder.dev");
         wait_for(&format!("{name} is in force"), PATIENCE, || {
             let found = cluster.kubectl().json(&["get", "crd", &name])?;
@@ -92,6 +92,16 @@ pub fn controller_rights() -> Result<String> {
     let page = fs::read_to_string(workspace().join("docs/controller.md"))?;
     let block = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
     block.map(str::to_owned).context("docs/controller.md has the rights")
+}
+
+/// The objects of docs/configuration.md by which the account of a registry that heeds Upstreams has its rights.
+///
+/// # Errors
+/// The documentation has none.
+pub fn registry_rights() -> Result<String> {
+    let page = fs::read_to_string(workspace().join("docs/configuration.md"))?;
+    let block = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
+    block.map(str::to_owned).context("docs/configuration.md has the rights")
 }
 
 /// The ClusterRole of docs/node.md.

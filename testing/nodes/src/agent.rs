@@ -30,7 +30,15 @@ impl Registry {
     /// # Errors
     /// It does not become ready.
     pub fn start(machine: &Machine) -> Result<Registry> {
-        let launch = Launch::new(binary()).args(["registry", "--listen", "0.0.0.0:5000", "--log", "debug"]);
+        Registry::launch(machine, Launch::new(binary()).arg("registry"))
+    }
+
+    /// As [`Registry::start`], of a binary with further arguments of the caller's choice.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn launch(machine: &Machine, launch: Launch) -> Result<Registry> {
+        let launch = launch.args(["--listen", "0.0.0.0:5000", "--log", "debug"]);
         let process = machine.spawn("larder-registry", launch.args(["--metrics", ADMIN]))?;
         await_ready(machine)?;
         Ok(Registry { machine: process, address: machine.address() })

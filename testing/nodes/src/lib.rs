@@ -5,7 +5,9 @@ mod agent;
 mod peering;
 mod puller;
 
-pub use account::{KUBECONFIG, act_as, controller_rights, give_account, install_definitions, make_account};
+pub use account::{
+    KUBECONFIG, act_as, controller_rights, give_account, install_definitions, make_account, registry_rights,
+};
 pub use agent::{Agent, MIRROR, Registry, await_ready, is_ready, metric};
 pub use peering::{certify, certify_roles, give_certificate, member, peering};
 pub use puller::{Puller, Way};

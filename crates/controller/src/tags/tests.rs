@@ -125,6 +125,25 @@ fn who_wants_it_most_often_decides_and_what_is_immutable_is_asked_for_once() {
 }
 
 #[test]
+fn what_an_upstream_says_of_freshness_comes_before_the_policy() {
+    let mut cluster = Cluster::new();
+    cluster.index.rules(json!({"freshness": {"default": "10m", "patterns": [{"match": "b:*", "for": "immutable"}]}}));
+    cluster.index.wants("shop/web", wants(json!([A, "quay.io/b:1", "ghcr.io/b:1", "ghcr.io/c:1", "docker.io/d/e:1"])));
+    cluster.index.upstream("quay", json!({"registry": "quay.io", "freshness": {"default": "2m"}}));
+    let pattern = json!([{"match": "c:*", "for": "3m"}]);
+    cluster.index.upstream("ghcr", json!({"registry": "ghcr.io", "freshness": {"patterns": pattern}}));
+    // It is younger, by its name.
+    cluster.index.upstream("quay-2", json!({"registry": "quay.io", "freshness": {"default": "1m"}}));
+    for image in cluster.due() {
+        cluster.answer(&image, Ok("old"));
+    }
+    assert!(cluster.pass(119).is_empty());
+    assert_eq!(cluster.pass(1), [A, "quay.io/b:1"], "beside an own default, patterns of the policy do not count");
+    assert_eq!(cluster.pass(60), ["ghcr.io/c:1"]);
+    assert_eq!(cluster.pass(420), ["docker.io/d/e:1"]);
+}
+
+#[test]
 fn while_nothing_moves_little_is_written() {
     let mut cluster = Cluster::new();
     cluster.index.wants("shop/web", wants(json!([A])));

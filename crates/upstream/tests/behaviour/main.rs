@@ -8,5 +8,6 @@ mod dialling;
 mod front;
 mod limits;
 mod redirects;
+mod replacing;
 mod retries;
 mod tls;
