@@ -54,7 +54,8 @@ async fn control(config: Config) -> anyhow::Result<()> {
         lease: lease.clone(),
         certificates,
         resolver: registries.clone(),
-        keeper: registries,
+        keeper: registries.clone(),
+        provider: registries,
         prober: Arc::new(Endpoints),
     };
     let controller = Controller::new(settings, metrics);

@@ -20,14 +20,15 @@ impl Keeping {
     /// told of the mirror, lest each node go to the origin.
     pub fn start(
         cluster: &Cluster,
-        node: &node::Settings,
+        (node, registry): (&node::Settings, bool),
         engine: Arc<Engine>,
         pointed: CancellationToken,
         metrics: &mut MetricsRegistry,
     ) -> Keeping {
         let metrics = Metrics::register(metrics);
         let Cluster { name, keep_free: Share(keep_free) } = cluster.clone();
-        let settings = Settings { host_root: node.host_root.clone(), keep_free, mirror_url: node.mirror_url() };
+        let settings =
+            Settings { host_root: node.host_root.clone(), keep_free, mirror_url: node.mirror_url(), registry };
         let (plans, plan) = watch::channel(None);
         let (nodes, node) = watch::channel(None);
         let (reports, report) = watch::channel(None);

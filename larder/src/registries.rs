@@ -3,19 +3,25 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use apiserver::{ApiServer, Session};
 use cache::{
-    Ask, Authority, FailureKind, HeldImage, Keep, KeepBudget, KnownImage, SourceError, Upstream, Upstreams as _,
+    Ask, Authority, FailureKind, HeldImage, Keep, KeepBudget, KnownImage, Purpose, SourceError, Upstream,
+    Upstreams as _,
 };
-use controller::{Holding, Keeper, Resolver, Told, ToldImage, Unresolved};
+use controller::{
+    Holding, Keeper, Provider, Provision, Resolved, Resolver, SecretKey, SecretProblem, Told, ToldImage, Unresolved,
+};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use oci::{Digest, Image};
-use serve::KEEP_PATH;
+use serde::Serialize;
+use serve::{KEEP_PATH, WANTED_PATH};
 use units::Size;
 use upstream::{Directory, Front, Listing, Metrics, SettingsError, UpstreamSettings};
 
 use crate::config::Config;
 use crate::identities::{self, Identities};
+use crate::upstreams::read_pull_secrets;
 
 /// The setting that names the certificates.
 const CERTIFICATES: &str = "controller.registry_certificates";
@@ -28,6 +34,8 @@ const ANSWER: usize = 32 << 20;
 pub struct Registries {
     config: Config,
     metrics: Metrics,
+    /// For Secrets.
+    session: Session,
     /// The folder of the certificates for the larder registry, as long as there are none in it.
     awaited: Mutex<Option<PathBuf>>,
     found: Mutex<Found>,
@@ -60,7 +68,8 @@ impl Registries {
         // One that is not reached by certificates knows nobody who may tell it anything.
         let found = Found { upstreams, listed: Vec::new(), front: None, _identities: Identities::default() };
         let found = Mutex::new(found);
-        Ok(Registries { config, metrics, awaited: Mutex::new(folder), found })
+        let session = Session::new(ApiServer::Environment);
+        Ok(Registries { config, metrics, session, awaited: Mutex::new(folder), found })
     }
 
     /// Lists these upstreams besides those of the configuration, as [`Directory::replace`] does.
@@ -95,6 +104,16 @@ impl Registries {
         take(&found)
     }
 
+    /// The larder registry, if there is one that listens to controllers.
+    fn listener(&self) -> Result<Option<Front>, String> {
+        let Some(folder) = &self.config.controller.registry_certificates else { return Ok(None) };
+        if self.config.controller.registry.is_none() {
+            return Ok(None);
+        }
+        let front = self.found(|found| found.front.clone());
+        front.map(Some).ok_or_else(|| format!("its certificates are not in {} yet", folder.display()))
+    }
+
     fn open(&self, folder: PathBuf) -> anyhow::Result<Found> {
         let mut identities = Identities::default();
         let known = identities::as_node(identities.load(CERTIFICATES, &folder)?);
@@ -106,7 +125,7 @@ impl Registries {
 }
 
 impl Resolver for Registries {
-    fn resolve<'a>(&'a self, image: &'a Image) -> BoxFuture<'a, Result<Digest, Unresolved>> {
+    fn resolve<'a>(&'a self, image: &'a Image) -> BoxFuture<'a, Result<Resolved, Unresolved>> {
         async move {
             let upstream = self.upstreams().find(&image.name.registry).map_err(|error| Unresolved {
                 reason: "Excluded",
@@ -115,7 +134,15 @@ impl Resolver for Registries {
                 definite: true,
                 pause: Duration::ZERO,
             })?;
-            ask(&upstream, image).await.map_err(|error| unresolved(&error))
+            let public = ask(&upstream, image, Authority::Anonymous).await;
+            if let Err(FailureKind::Unauthorized | FailureKind::Denied) = public.as_ref().map_err(|error| error.kind) {
+                // The larder registry may have a credential for it.
+                let private = ask(&upstream, image, Authority::Prefetch(Purpose::Store)).await;
+                if let Ok(digest) = private {
+                    return Ok(Resolved { digest, private: true });
+                }
+            }
+            public.map(|digest| Resolved { digest, private: false }).map_err(|error| unresolved(&error))
         }
         .boxed()
     }
@@ -124,22 +151,34 @@ impl Resolver for Registries {
 impl Keeper for Registries {
     fn tell(&self, told: Told) -> BoxFuture<'_, Result<Option<HashMap<Image, Holding>>, String>> {
         async move {
-            let Some(folder) = &self.config.controller.registry_certificates else { return Ok(None) };
-            if self.config.controller.registry.is_none() {
-                return Ok(None);
-            }
-            let Some(front) = self.found(|found| found.front.clone()) else {
-                return Err(format!("its certificates are not in {} yet", folder.display()));
-            };
-            let text = serde_json::to_vec(&keep(told)).map_err(|error| error.to_string())?;
-            let answer = upstream::tell(&front, KEEP_PATH, text.into(), ANSWER, TELLING).await;
-            let answer = answer.map_err(|error| format!("{}: {error}", front.url))?;
-            let held: Vec<HeldImage> = serde_json::from_slice(&answer)
+            let Some(front) = self.listener()? else { return Ok(None) };
+            let answer = say(&front, KEEP_PATH, &keep(told)).await?;
+            let held: Vec<HeldImage> = serde_json::from_slice(answer.as_ref())
                 .map_err(|error| format!("{}: it answers as no larder registry does: {error}", front.url))?;
             Ok(Some(held.into_iter().map(holding).collect()))
         }
         .boxed()
     }
+}
+
+impl Provider for Registries {
+    fn provide(&self, wanted: Vec<Provision>) -> BoxFuture<'_, Result<HashMap<SecretKey, SecretProblem>, String>> {
+        async move {
+            let (wanted, problems) = read_pull_secrets(&self.session, wanted).await?;
+            if let Some(front) = self.listener()? {
+                say(&front, WANTED_PATH, &wanted).await?;
+            }
+            Ok(problems)
+        }
+        .boxed()
+    }
+}
+
+/// Tells a registry something; gives its answer.
+async fn say<T: Serialize>(front: &Front, path: &str, what: &T) -> Result<impl AsRef<[u8]> + use<T>, String> {
+    let text = serde_json::to_vec(what).map_err(|error| error.to_string())?;
+    let answer = upstream::tell(front, path, text.into(), ANSWER, TELLING).await;
+    answer.map_err(|error| format!("{}: {error}", front.url))
 }
 
 /// As it is said to a registry.
@@ -168,8 +207,8 @@ fn holding(held: HeldImage) -> (Image, Holding) {
 }
 
 /// What an image's tag means, as its sources say, one after the other.
-async fn ask(upstream: &Upstream, image: &Image) -> Result<Digest, SourceError> {
-    let ask = Ask { name: image.name.clone(), authority: Authority::Anonymous };
+async fn ask(upstream: &Upstream, image: &Image, authority: Authority) -> Result<Digest, SourceError> {
+    let ask = Ask { name: image.name.clone(), authority };
     let mut why = SourceError::new(FailureKind::Unavailable, image.name.registry.as_str(), "there is nobody to ask");
     for source in &upstream.sources {
         let answer = match source.head_manifest(&ask, &image.reference).await {

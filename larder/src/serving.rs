@@ -157,7 +157,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let keeping = match &config.node.cluster {
         Some(cluster) if config.role == Role::Node => Some(Keeping::start(
             cluster,
-            &config.node.setup(clients),
+            (&config.node.setup(clients), config.node.registry.is_some()),
             engine.clone(),
             told.clone(),
             registry.sub_registry_with_prefix("larder"),

@@ -8,7 +8,7 @@ use moka::sync::Cache;
 use oci::{Name, Registry};
 use rand::RngCore;
 
-use crate::credential::{Authority, Claim, Credential};
+use crate::credential::{Authority, Claim, Opener, Purpose};
 use crate::reply::Request;
 use crate::source::Upstream;
 use crate::store::{Record, RecordKind, Store};
@@ -47,7 +47,7 @@ pub(crate) struct Access {
     grant_for: Duration,
     grant_outage: Duration,
     /// What ImageCaches want, with the credentials for it.
-    wanted: RwLock<Arc<HashMap<Name, Vec<Credential>>>>,
+    wanted: RwLock<Arc<HashMap<Name, Vec<Opener>>>>,
     store: Arc<dyn Store>,
 }
 
@@ -127,27 +127,35 @@ impl Access {
                 mac.update(credential.password().as_bytes());
             }
             // A length that no user name has.
-            Authority::Prefetch => mac.update(&u64::MAX.to_le_bytes()),
+            Authority::Prefetch(purpose) => {
+                mac.update(&u64::MAX.to_le_bytes());
+                mac.update(purpose.as_str().as_bytes());
+            }
         }
         Some(mac.finalize().into_bytes().into())
     }
 
-    /// The rights that a claim comes to, in the order in which they are tried: whoever keeps something ready has those that it was told of, and
-    /// its own.
+    /// The rights that a claim comes to, in the order in which they are tried: whoever keeps something ready has those that ImageCaches have for
+    /// that purpose, and what the source knows.
     pub(crate) fn rights(&self, name: &Name, claim: &Claim) -> Vec<Authority> {
         let told = match claim {
             Claim::Credential(_) => Vec::new(),
-            Claim::Prefetch => self.wanted().get(name).cloned().unwrap_or_default(),
+            Claim::Prefetch(purpose) => {
+                let wanted = self.wanted();
+                let openers = wanted.get(name).into_iter().flatten();
+                let good = openers.filter(|opener| opener.runtime || *purpose == Purpose::Store);
+                good.map(|opener| opener.credential.clone()).collect()
+            }
         };
         told.into_iter().map(Authority::Client).chain(std::iter::once(claim.clone().into())).collect()
     }
 
     /// Takes what ImageCaches want, and by which credentials it may be had; forgets what was told before.
-    pub(crate) fn want(&self, wanted: HashMap<Name, Vec<Credential>>) {
+    pub(crate) fn want(&self, wanted: HashMap<Name, Vec<Opener>>) {
         *self.wanted.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(wanted);
     }
 
-    pub(crate) fn wanted(&self) -> Arc<HashMap<Name, Vec<Credential>>> {
+    pub(crate) fn wanted(&self) -> Arc<HashMap<Name, Vec<Opener>>> {
         self.wanted.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -216,7 +224,7 @@ impl Access {
                     let _ = self.store.write(&record, Bytes::from(seconds.to_string()), true).await;
                 }
             }
-            Authority::Client(_) | Authority::Prefetch => {
+            Authority::Client(_) | Authority::Prefetch(_) => {
                 if let Some(fingerprint) = self.fingerprint(authority) {
                     self.granted.insert(name.clone(), ());
                     self.grants.insert((name.clone(), fingerprint), Mark::now());
@@ -241,7 +249,7 @@ impl Access {
                     }
                 }
             }
-            Authority::Client(_) | Authority::Prefetch => {
+            Authority::Client(_) | Authority::Prefetch(_) => {
                 if let Some(fingerprint) = self.fingerprint(authority) {
                     self.grants.invalidate(&(name.clone(), fingerprint));
                 }

@@ -38,7 +38,40 @@ pub enum Claim {
     /// It knows this.
     Credential(Credential),
     /// It keeps ready what ImageCaches want, as whoever made this has verified: a node, for itself.
-    Prefetch,
+    Prefetch(Purpose),
+}
+
+/// What becomes of what is kept ready for ImageCaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Larder keeps it, and everybody who wants it shows a right of their own.
+    Store,
+    /// It goes into the container runtime, where everybody may come to use it.
+    Runtime,
+}
+
+impl Purpose {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Purpose::Store => "store",
+            Purpose::Runtime => "runtime",
+        }
+    }
+
+    /// Reads it.
+    pub fn parse(text: &[u8]) -> Option<Purpose> {
+        [Purpose::Store, Purpose::Runtime].into_iter().find(|purpose| purpose.as_str().as_bytes() == text)
+    }
+}
+
+/// A credential that an ImageCache has for what it wants. Shows itself to nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opener {
+    /// The credential.
+    pub credential: Credential,
+    /// What it opens may go into the container runtime.
+    pub runtime: bool,
 }
 
 /// With whose right a source is asked.
@@ -51,14 +84,14 @@ pub enum Authority {
     /// The client's.
     Client(Credential),
     /// That of ImageCaches: the credential that there is for what they want, which the source knows or asks another source for.
-    Prefetch,
+    Prefetch(Purpose),
 }
 
 impl From<Claim> for Authority {
     fn from(claim: Claim) -> Authority {
         match claim {
             Claim::Credential(credential) => Authority::Client(credential),
-            Claim::Prefetch => Authority::Prefetch,
+            Claim::Prefetch(purpose) => Authority::Prefetch(purpose),
         }
     }
 }

@@ -315,7 +315,7 @@ impl Inner {
         // What is refused to the client who came first says nothing about another one's right.
         let refused = result.as_ref().err().is_some_and(|error| match error.kind {
             FailureKind::Unauthorized | FailureKind::Denied | FailureKind::RateLimited { .. } => true,
-            FailureKind::NotFound => matches!(known, Some(Authority::Client(_) | Authority::Prefetch)),
+            FailureKind::NotFound => matches!(known, Some(Authority::Client(_) | Authority::Prefetch(_))),
             _ => false,
         });
         if refused && joined && who == Who::Known && !upstream.rules.shared {

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use oci::{Digest, Manifest, ManifestKind, Name, Platform, Reference};
 
-use crate::credential::{Claim, Credential};
+use crate::credential::{Claim, Credential, Opener, Purpose};
 use crate::engine::{Engine, Inner};
 use crate::passes::{Pass, Spent};
 use crate::reply::{Content, Error, ManifestReply, Request};
@@ -39,7 +39,7 @@ impl Engine {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<WholeImage, Error> {
-        let request = Request { name: name.clone(), claim: Some(Claim::Prefetch) };
+        let request = Request { name: name.clone(), claim: Some(Claim::Prefetch(Purpose::Store)) };
         let mut reply = self.manifest(&request, reference).await?;
         let digest = reply.digest;
         let mut bytes = reply.bytes.len() as u64;
@@ -92,7 +92,7 @@ impl Engine {
 
     /// Takes the repositories of what ImageCaches want, each with the credentials that there are for it besides this process's own; what was told
     /// before no longer counts. Nothing of it is written down.
-    pub fn want(&self, wanted: HashMap<Name, Vec<Credential>>) {
+    pub fn want(&self, wanted: HashMap<Name, Vec<Opener>>) {
         self.inner.access.want(wanted);
     }
 

@@ -31,7 +31,7 @@ mod store;
 mod tags;
 
 pub use bucket::Bucket;
-pub use credential::{Authority, Claim, Credential};
+pub use credential::{Authority, Claim, Credential, Opener, Purpose};
 pub use engine::{Engine, EngineSettings};
 pub use fill::{FillReader, Filling, HELD_BACK};
 pub use images::WholeImage;

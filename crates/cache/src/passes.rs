@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use oci::Name;
 use rand::RngCore;
 
-use crate::credential::{Claim, Credential};
+use crate::credential::{Claim, Credential, Purpose};
 
 /// The user name of all passes.
 const USERNAME: &str = "larder-prefetch";
@@ -52,7 +52,7 @@ impl Passes {
         match self.lock().get(credential.password()) {
             Some(issued) if issued.name == *name => {
                 issued.used.store(true, Ordering::Relaxed);
-                Ok(Claim::Prefetch)
+                Ok(Claim::Prefetch(Purpose::Runtime))
             }
             _ => Err(Spent),
         }
@@ -99,7 +99,7 @@ mod tests {
         assert!(!pass.was_used());
         assert_eq!(passes.claim(shown.clone(), &db), Err(Spent));
         assert!(!pass.was_used(), "nobody asked for what it is for");
-        assert_eq!(passes.claim(shown.clone(), &app), Ok(Claim::Prefetch));
+        assert_eq!(passes.claim(shown.clone(), &app), Ok(Claim::Prefetch(Purpose::Runtime)));
         assert!(pass.was_used());
         drop(pass);
         assert_eq!(passes.claim(shown, &app), Err(Spent));

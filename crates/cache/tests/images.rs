@@ -9,7 +9,7 @@ mod support;
 
 use std::time::Duration;
 
-use cache::{Authority, FailureKind, Rules, WholeImage};
+use cache::{Authority, Claim, FailureKind, Opener, Purpose, Request, Rules, WholeImage};
 use oci::{Digest, Name, Platform, Reference};
 use support::{Origin, Readers, SOON, Setting, by, content, credential, start};
 
@@ -93,8 +93,8 @@ async fn the_credentials_that_were_told_are_tried_one_after_the_other() {
     let name = Name::parse("up.test/acme/app").unwrap();
     assert!(!setting.engine.is_wanted(&name));
     let tell = |users: &[&str]| {
-        let credentials = users.iter().map(|user| credential(user)).collect();
-        setting.engine.want([(name.clone(), credentials)].into());
+        let openers = users.iter().map(|user| Opener { credential: credential(user), runtime: *user != "ann" });
+        setting.engine.want([(name.clone(), openers.collect())].into());
     };
     tell(&["eve"]);
     assert!(setting.engine.is_wanted(&name));
@@ -114,6 +114,11 @@ async fn the_credentials_that_were_told_are_tried_one_after_the_other() {
     let asked = origin.calls("manifest") + origin.calls("head_manifest");
     assert_eq!(get(&setting, "up.test/acme/app", "amd64").await.unwrap(), whole);
     assert_eq!(origin.calls("manifest") + origin.calls("head_manifest"), asked, "what was granted is known");
+
+    // What is to be kept in the store only opens nothing for the runtime.
+    let request = Request { name: name.clone(), claim: Some(Claim::Prefetch(Purpose::Runtime)) };
+    let refused = setting.engine.manifest(&request, &"1".parse().unwrap()).await.unwrap_err();
+    assert!(matches!(refused.kind, FailureKind::Unauthorized | FailureKind::Denied), "{refused}");
 
     // Taken away, it opens nothing any more; the bytes are there.
     tell(&[]);

@@ -6,6 +6,8 @@ use api::{CachePolicySpec, ImageCache};
 use oci::Image;
 use warm::{Standings, Wanted};
 
+use crate::provision::{SecretKey, SecretProblem};
+
 mod cache;
 mod known;
 mod node;
@@ -43,6 +45,8 @@ pub struct Index {
     pods: HashMap<PodKey, PodImages>,
     known: BTreeMap<String, KnownImage>,
     upstreams: BTreeMap<String, KnownUpstream>,
+    /// What is wrong with pull secrets.
+    problems: HashMap<SecretKey, SecretProblem>,
     texts: Texts,
     changed: bool,
     uses_changed: bool,
@@ -78,6 +82,25 @@ impl Index {
     /// Whether something is different that [`take_change`](Index::take_change) tells, without forgetting it.
     pub fn has_changed(&self) -> bool {
         self.changed
+    }
+
+    /// Takes in what is wrong with the Secrets that ImageCaches name; says whether that is something new.
+    pub fn set_problems(&mut self, problems: HashMap<SecretKey, SecretProblem>) -> bool {
+        let news = self.problems != problems;
+        self.changed |= news;
+        self.problems = problems;
+        news
+    }
+
+    /// What is wrong with the Secrets that an ImageCache names.
+    pub(crate) fn problems<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        cache: &'a ImageCache,
+    ) -> impl Iterator<Item = &'a SecretProblem> {
+        cache.spec.image_pull_secrets.iter().filter_map(|secret| {
+            self.problems.get(&SecretKey { namespace: key.namespace.clone(), name: secret.name.clone() })
+        })
     }
 
     /// The policy that counts; the defaults if there is none.

@@ -26,10 +26,19 @@ const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// How long after it failed a write is tried again.
 const REST: Duration = Duration::from_secs(5);
 
+/// What a tag means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Its digest.
+    pub digest: Digest,
+    /// The registry gives it to nobody without a credential.
+    pub private: bool,
+}
+
 /// Asks registries what tags mean.
 pub trait Resolver: Send + Sync + 'static {
-    /// The digest of an image's tag, with nobody's right. Cancellation safe.
-    fn resolve<'a>(&'a self, image: &'a Image) -> BoxFuture<'a, Result<Digest, Unresolved>>;
+    /// What an image's tag means, as everybody or as ImageCaches may know it. Cancellation safe.
+    fn resolve<'a>(&'a self, image: &'a Image) -> BoxFuture<'a, Result<Resolved, Unresolved>>;
 }
 
 /// Keeps what is known of tags up to date.
@@ -38,7 +47,7 @@ pub(crate) struct Refresher {
     resolver: Arc<dyn Resolver>,
     places: Arc<Semaphore>,
     /// One for each tag that is being asked for.
-    questions: JoinSet<(Image, Result<Digest, Unresolved>)>,
+    questions: JoinSet<(Image, Result<Resolved, Unresolved>)>,
     session: Arc<Session>,
     metrics: Metrics,
     told: Option<String>,
@@ -97,15 +106,15 @@ impl Refresher {
         }
     }
 
-    fn take(&mut self, image: &Image, answer: Result<Digest, Unresolved>, now: &Time) {
+    fn take(&mut self, image: &Image, answer: Result<Resolved, Unresolved>, now: &Time) {
         let result = answer.as_ref().map_or_else(|why| why.reason, |_| "answered");
         self.metrics.questions.get_or_create(&Question { result }).inc();
         let before = self.tags.digest(image);
         match &answer {
-            Ok(digest) if before.is_some_and(|before| before != *digest) => {
+            Ok(Resolved { digest, .. }) if before.is_some_and(|before| before != *digest) => {
                 tracing::info!(%image, %digest, "the tag has moved");
             }
-            Ok(digest) => tracing::debug!(%image, %digest, "what the tag means"),
+            Ok(Resolved { digest, .. }) => tracing::debug!(%image, %digest, "what the tag means"),
             Err(why) => tracing::debug!(%image, reason = why.reason, "the tag's digest is not known: {}", why.message),
         }
         self.tags.answered(image, answer, now);

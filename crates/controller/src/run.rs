@@ -14,6 +14,7 @@ use crate::gatekeeper::Gatekeeper;
 use crate::lease::{Lease, LeaseSettings};
 use crate::metrics::{Kind, Metrics};
 use crate::prober::{Attendance, Prober};
+use crate::provision::{Provider, provide};
 use crate::refresh::{Refresher, Resolver};
 use crate::writer::Writer;
 
@@ -37,6 +38,8 @@ pub struct Settings {
     pub certificates: Option<certificates::Settings>,
     /// By whom tags are asked for.
     pub resolver: Arc<dyn Resolver>,
+    /// Who gets what nodes want for ImageCaches.
+    pub provider: Arc<dyn Provider>,
     /// Who keeps what is in use.
     pub keeper: Arc<dyn Keeper>,
     /// By whom endpoints are asked whether they are there.
@@ -109,6 +112,7 @@ impl Controller {
                 () = self.lead(&mut writer, &mut gatekeeper, &mut refresher) => {}
                 () = discovery.lead() => {}
                 () = attendance.lead() => {}
+                () = provide(&self.followed, &*self.settings.provider, &self.metrics) => {}
                 () = self.certify() => {}
                 // A write in progress is dropped, as another may lead by the time that it would be taken.
                 _ = leading.wait_for(|leading| !*leading) => {}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use api::conditions::{self, Finding, Status};
 use api::{ImageCache, ImageCacheStatus, ImageProgress};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use warm::{Left, Objection, Standing, Standings, Wanted, objections, selects};
+use warm::{Left, Standing, Standings, Wanted, objections, selects};
 
 use crate::failures::Failures;
 use crate::index::{CacheKey, Index, Report, State};
@@ -72,7 +72,10 @@ impl Index {
             failures: failures.list(),
             last_refresh,
         };
-        conclude(&mut status, &objections, standing, &failures, now);
+        let mut in_the_way: Vec<(&str, String)> =
+            objections.iter().map(|objection| (objection.reason(), objection.to_string())).collect();
+        in_the_way.extend(self.problems(key, cache).map(|problem| (problem.reason, problem.message.clone())));
+        conclude(&mut status, &in_the_way, standing, &failures, now);
         status
     }
 }
@@ -139,15 +142,18 @@ fn count(number: usize) -> u32 {
 /// Writes the conditions.
 fn conclude(
     status: &mut ImageCacheStatus,
-    objections: &[Objection],
+    in_the_way: &[(&str, String)],
     standing: Standing,
     failures: &Failures,
     now: &Time,
 ) {
     let generation = status.observed_generation;
-    let (ready, message) = match objections {
+    let (ready, message) = match in_the_way {
         [] => ("Accepted", "it is acted on".to_owned()),
-        [gravest, ..] => (gravest.reason(), objections.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
+        [(gravest, _), ..] => {
+            let messages: Vec<&str> = in_the_way.iter().map(|(_, message)| &**message).collect();
+            (*gravest, messages.join("; "))
+        }
     };
     let (images, nodes, warm) = (status.image_count, status.nodes, status.warm_nodes);
     let (is_warm, why, progress) = match (images, nodes) {
@@ -161,7 +167,7 @@ fn conclude(
     let failing = !failures.is_empty();
     let failing_reason = if failing { "SomeFail" } else { "NothingFails" };
     let findings = [
-        (conditions::READY, Status::from(objections.is_empty()), ready, message),
+        (conditions::READY, Status::from(in_the_way.is_empty()), ready, message),
         (conditions::WARM, Status::from(is_warm), why, progress),
         (conditions::FAILING, Status::from(failing), failing_reason, failures.message()),
     ];

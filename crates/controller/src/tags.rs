@@ -8,6 +8,7 @@ use oci::{Digest, Image, Pattern, Reference};
 use warm::{Standing, Standings};
 
 use crate::index::{CacheKey, Index};
+use crate::refresh::Resolved;
 
 /// No tag is asked for more often by itself.
 const SHORTEST: Duration = Duration::from_secs(60);
@@ -66,6 +67,8 @@ struct Known {
     asked: Option<(Instant, Time)>,
     /// When the question on its way began.
     asking: Option<Instant>,
+    /// Whoever answered gives it to nobody without a credential.
+    private: bool,
     /// Questions since one was answered well, and how the last one failed.
     failures: u32,
     failure: Option<Unresolved>,
@@ -142,13 +145,14 @@ impl Tags {
     }
 
     /// Takes what a tag means, or why nobody knows.
-    pub fn answered(&mut self, image: &Image, answer: Result<Digest, Unresolved>, now: &Time) {
+    pub fn answered(&mut self, image: &Image, answer: Result<Resolved, Unresolved>, now: &Time) {
         let Some(known) = self.known.get_mut(image) else { return };
         let begun = known.asking.take();
         known.asked = begun.map(|begun| (begun, now.clone())).or(known.asked.take());
         match answer {
-            Ok(digest) => {
+            Ok(Resolved { digest, private }) => {
                 known.digest = Some(digest);
+                known.private = private;
                 (known.failures, known.failure) = (0, None);
             }
             Err(why) => {
@@ -196,7 +200,7 @@ impl Tags {
         match &known.failure {
             Some(failure) if failure.private => Some(true),
             Some(_) => None,
-            None => known.asked.as_ref().map(|_| false),
+            None => known.asked.as_ref().map(|_| known.private),
         }
     }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cache::{Blob, Claim, Content as Found, DocumentQuery, Outcome, Spent};
+use cache::{Blob, Claim, Content as Found, DocumentQuery, Outcome, Purpose, Spent};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use oci::{Digest, Endpoint, ErrorCode, MediaType, Name, Reference, Registry, Route};
@@ -87,7 +87,7 @@ impl Client {
             Method::HEAD => Verb::Head,
             _ => Verb::Other,
         };
-        if request.uri().path() == crate::keep::KEEP_PATH && self.guest != Guest::Anybody {
+        if crate::tell::is_told(request.uri().path()) && self.guest != Guest::Anybody {
             let answered = self.kept(&mut request).await;
             return self.finish(verb, started, answered);
         }
@@ -114,7 +114,7 @@ impl Client {
     /// Takes what is in use.
     async fn kept(&self, request: &mut http::Request<Incoming>) -> Answered {
         let answer = match self.guest {
-            Guest::Keeper => crate::keep::answer(&self.shared.engine, request).await,
+            Guest::Keeper => crate::tell::answer(&self.shared.engine, request).await,
             Guest::Node | Guest::Anybody => {
                 let message = "this certificate is not that of a controller, who alone says what is in use";
                 Err(Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message))
@@ -241,14 +241,11 @@ impl Client {
             let message = "only Basic authorization is read here";
             Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
         })?;
+        // Whoever comes in by the door for nodes has shown that it is one; what nobody wants it has no business with.
+        let purpose = request.headers().get(PREFETCH).and_then(|value| Purpose::parse(value.as_bytes()));
+        let purpose = purpose.filter(|_| self.guest != Guest::Anybody && self.shared.engine.is_wanted(&name));
         let claim = match credential {
-            // Whoever comes in by that door has shown that it is a node.
-            _ if self.guest != Guest::Anybody
-                && request.headers().contains_key(PREFETCH)
-                && self.shared.engine.is_wanted(&name) =>
-            {
-                Some(Claim::Prefetch)
-            }
+            _ if purpose.is_some() => purpose.map(Claim::Prefetch),
             Some(credential) => Some(self.shared.engine.claim(credential, &name).map_err(|Spent| {
                 let message = "this password was good for one pull, which has ended";
                 Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use cache::{Ask, Authority, Credential, FailureKind};
+use cache::{Ask, Authority, Credential, FailureKind, Purpose};
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -162,7 +162,9 @@ impl Exchange {
         let authority = match &ask.authority {
             Authority::Own if self.shared.credential.is_none() => &Authority::Anonymous,
             // Another larder may know one.
-            Authority::Prefetch if self.shared.credential.is_none() && !self.is_larder => &Authority::Anonymous,
+            Authority::Prefetch(_) if self.shared.credential.is_none() && !self.is_larder => &Authority::Anonymous,
+            // What not everybody may have is not for the runtime, where everybody may come to use it.
+            Authority::Prefetch(Purpose::Runtime) if !self.is_larder => &Authority::Anonymous,
             authority => authority,
         };
         self.shared.pauses.check(&self.label, authority)?;
@@ -237,7 +239,10 @@ impl Exchange {
         call: &Call,
         credential: Option<&HeaderValue>,
     ) -> Result<Reply, Failure> {
-        let prefetch = self.is_larder && *authority == Authority::Prefetch;
+        let purpose = match authority {
+            Authority::Prefetch(purpose) if self.is_larder => Some(*purpose),
+            _ => None,
+        };
         let mut url = self.url.clone();
         url.set_path("");
         let text = format!("{}{}{repository}{}", url.as_str().trim_end_matches('/'), self.root, call.target);
@@ -247,13 +252,13 @@ impl Exchange {
         loop {
             let credential = credential.filter(|_| !redirected);
             let response =
-                self.request(&url, call, credential, prefetch && !redirected).await.map_err(|failure| match failure
-                    .kind
-                {
-                    _ if !redirected => failure,
-                    // Where the registry leads to says nothing about how it is itself, but that it leads there does.
-                    FailureKind::Refused => Failure::invalid(format!("a redirect: {}", failure.reason)),
-                    _ => Failure { unwell: false, ..failure },
+                self.request(&url, call, credential, purpose.filter(|_| !redirected)).await.map_err(|failure| {
+                    match failure.kind {
+                        _ if !redirected => failure,
+                        // Where the registry leads to says nothing about how it is itself, but that it leads there does.
+                        FailureKind::Refused => Failure::invalid(format!("a redirect: {}", failure.reason)),
+                        _ => Failure { unwell: false, ..failure },
+                    }
                 })?;
             if !redirect::is_redirect(response.status()) {
                 if !redirected {
@@ -283,7 +288,7 @@ impl Exchange {
         url: &Url,
         call: &Call,
         credential: Option<&HeaderValue>,
-        prefetch: bool,
+        prefetch: Option<Purpose>,
     ) -> Result<Response<Incoming>, Failure> {
         let uri: Uri = url.as_str().parse().map_err(|_| Failure::invalid("a URL that cannot be asked for"))?;
         let mut request = Request::new(Empty::new());
@@ -301,8 +306,8 @@ impl Exchange {
         if self.renew {
             headers.insert(CACHE_CONTROL, NO_CACHE);
         }
-        if prefetch {
-            headers.insert(PREFETCH, HeaderValue::from_static("true"));
+        if let Some(purpose) = prefetch {
+            headers.insert(PREFETCH, HeaderValue::from_static(purpose.as_str()));
         }
         if let Some(credential) = credential {
             headers.insert(AUTHORIZATION, credential.clone());

@@ -44,7 +44,7 @@ impl Origin {
         if !wanted {
             let mut failure = refusal(status, answer.redirected);
             if self.kind == SourceKind::Registry
-                && ask.authority == Authority::Prefetch
+                && matches!(ask.authority, Authority::Prefetch(_))
                 && matches!(failure.kind, FailureKind::Unauthorized | FailureKind::Denied)
             {
                 failure.reason = "the larder registry has no credential that the origin accepts for this".to_owned();

@@ -11,6 +11,8 @@ use crate::config::{NoEntry, from_docker};
 /// The types of Secrets that hold credentials for registries.
 pub const DOCKER: &str = "kubernetes.io/dockerconfigjson";
 pub const BASIC: &str = "kubernetes.io/basic-auth";
+/// The type that pods may name besides: the entries of a Docker configuration alone.
+const OLD_DOCKER: &str = "kubernetes.io/dockercfg";
 
 /// What Secrets of larder's own namespace hold for Upstreams. Shows itself to nobody.
 #[derive(Default)]
@@ -31,6 +33,15 @@ pub enum Kept {
     Empty,
 }
 
+/// Why a Secret has no credential for a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Useless {
+    /// It has some for others.
+    NothingFor,
+    /// It is not what its type promises. Quotes nothing of it.
+    Broken(String),
+}
+
 /// Why there is no credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoCredential {
@@ -48,6 +59,9 @@ pub fn kept(secret: Secret) -> (String, Kept) {
     let mut take = |key: &str| data.remove(key).map(|ByteString(bytes)| bytes);
     let kept = match secret.type_.as_deref() {
         Some(DOCKER) => take(".dockerconfigjson").map(Kept::Docker),
+        Some(OLD_DOCKER) => {
+            take(".dockercfg").map(|entries| Kept::Docker([b"{\"auths\":".as_slice(), &entries, b"}"].concat()))
+        }
         Some(BASIC) => take("username").zip(take("password")).map(|(name, word)| Kept::Basic(name, word)),
         _ => None,
     };
@@ -72,11 +86,24 @@ impl Secrets {
             let heard = known.iter().all(|secrets| secrets.is_some());
             return Err(if heard { NoCredential::Missing } else { NoCredential::Unheard });
         };
-        let useless = |why: String| NoCredential::Useless(format!("the Secret {name} {why}"));
-        let credential = match kept {
+        kept.credential(registry).map_err(|why| {
+            let why = match why {
+                Useless::NothingFor => format!("has no entry for {registry} in auths"),
+                Useless::Broken(why) => why,
+            };
+            NoCredential::Useless(format!("the Secret {name} {why}"))
+        })
+    }
+}
+
+impl Kept {
+    /// What it has for a registry.
+    pub fn credential(&self, registry: &Registry) -> Result<Credential, Useless> {
+        let useless = Useless::Broken;
+        let credential = match self {
             Kept::Docker(text) => from_docker(text, registry).map_err(|why| match why {
                 NoEntry::NoConfiguration(_) => useless("holds no Docker configuration".to_owned()),
-                NoEntry::NoRegistry => useless(format!("has no entry for {registry} in auths")),
+                NoEntry::NoRegistry => Useless::NothingFor,
                 NoEntry::NoPassword => useless(format!(
                     "has no user name and password for {registry}; larder runs no credential helpers and knows no identity tokens"
                 )),

@@ -1,5 +1,7 @@
 //! Images that need a credential, kept ready for ImageCaches with the registry's, and for nobody else.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -7,7 +9,7 @@ use nodes::{Agent, KUBECONFIG, Registry, binary};
 use peers::Role;
 use serde_json::{Value, json};
 use testbed::{
-    Cluster, ClusterSpec, Image, Launch, Layer, Node, PRIVATE_PASSWORD, PRIVATE_USER, wait_for, with_cluster,
+    Cluster, ClusterSpec, Image, Launch, Layer, Node, PRIVATE_PASSWORD, PRIVATE_USER, Process, wait_for, with_cluster,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -17,8 +19,63 @@ const LAYER: u64 = 3 << 20;
 
 const PASSWORD: &str = "/etc/larder/private.password";
 
-/// A registry that has a credential, and agents that are known to it and to each other.
-fn start<'a>(cluster: &'a Cluster, password: &str) -> Result<(Registry, Vec<Agent<'a>>)> {
+const CONTROLLER: &str =
+    "{apiVersion: v1, kind: ServiceAccount, metadata: {name: larder-controller, namespace: larder}}";
+
+/// Starts the controller beside the registry, by whom that knows what ImageCaches want.
+fn control(cluster: &Cluster, authority: &Path, registry: &Registry) -> Result<Arc<Process>> {
+    cluster.kubectl().apply(CONTROLLER)?;
+    cluster.kubectl().apply(&nodes::controller_rights()?)?;
+    let machine = cluster.control().machine();
+    nodes::act_as(cluster, machine, "larder-controller", "/etc/larder/controller-kubeconfig")?;
+    nodes::give_certificate(machine, authority, "controller", "/etc/larder/controller")?;
+    let url = registry.url_for_nodes();
+    let config = format!("[controller]\nregistry = {url:?}\nregistry_certificates = \"/etc/larder/controller\"\n");
+    machine.write("/etc/larder/controller.toml", &config)?;
+    let launch = Launch::new(binary()).args(["controller", "--config", "/etc/larder/controller.toml"]);
+    let launch = launch.args(["--log", "info,controller=debug", "--metrics", "127.0.0.1:7442"]);
+    machine.spawn("larder-controller", launch.env("KUBECONFIG", "/etc/larder/controller-kubeconfig"))
+}
+
+/// Makes a pull secret, and lets the controller read those of its namespace.
+fn make_secret(cluster: &Cluster, namespace: &str, name: &str, password: &str) -> Result<()> {
+    let kubectl = cluster.kubectl();
+    let secret = kubectl.run(&[
+        "create",
+        "secret",
+        "docker-registry",
+        name,
+        "--dry-run=client",
+        "-o",
+        "yaml",
+        "-n",
+        namespace,
+        "--docker-server=registry.private.example",
+        &format!("--docker-username={PRIVATE_USER}"),
+        &format!("--docker-password={password}"),
+    ])?;
+    kubectl.apply(&secret)
+}
+
+/// What an administrator grants where ImageCaches name pull secrets.
+fn let_controller_read(cluster: &Cluster, namespace: &str) -> Result<()> {
+    let kubectl = cluster.kubectl();
+    kubectl.run(&["create", "role", "larder-pull-secrets", "-n", namespace, "--verb=get", "--resource=secrets"])?;
+    let account = "--serviceaccount=larder:larder-controller";
+    kubectl.run(&[
+        "create",
+        "rolebinding",
+        "larder-pull-secrets",
+        "-n",
+        namespace,
+        "--role=larder-pull-secrets",
+        account,
+    ])?;
+    Ok(())
+}
+
+/// A registry that has a credential, a controller, and agents that are known to it and to each other.
+fn start<'a>(cluster: &'a Cluster, password: &str) -> Result<(Registry, Arc<Process>, Vec<Agent<'a>>)> {
     for name in ["team/stored:1", "team/pulled:1"] {
         let image = Image::new().seed(name.len() as u64).layer(Layer::random(LAYER));
         cluster.origin("registry.private.example")?.push(name, &image)?;
@@ -36,6 +93,7 @@ fn start<'a>(cluster: &'a Cluster, password: &str) -> Result<(Registry, Vec<Agen
     let credential = format!("credential = {{ username = {PRIVATE_USER:?}, password_file = {PASSWORD:?} }}");
     let config = format!("[[upstream]]\nregistry = \"registry.private.example\"\n{credential}\n");
     let registry = Registry::start_for_nodes(machine, authority.path(), "registry", &config)?;
+    let controller = control(cluster, authority.path(), &registry)?;
     let one = |node: &Node| nodes::member(node.name(), &node.machine().address().to_string(), "");
     let members: String = list.iter().map(one).collect();
     let start = |node: &'a Node| {
@@ -54,13 +112,14 @@ fn start<'a>(cluster: &'a Cluster, password: &str) -> Result<(Registry, Vec<Agen
         )
     };
     let agents = list.iter().map(start).collect::<Result<Vec<_>>>()?;
-    Ok((registry, agents))
+    Ok((registry, controller, agents))
 }
 
-fn want(cluster: &Cluster, name: &str, image: &str, private_images: &str) -> Result<()> {
+fn want(cluster: &Cluster, name: &str, image: &str, private_images: &str, secrets: &[&str]) -> Result<()> {
+    let secrets: Vec<Value> = secrets.iter().map(|name| json!({"name": name})).collect();
     let object = json!({
         "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache", "metadata": {"name": name, "namespace": "default"},
-        "spec": {"images": [image], "privateImages": private_images},
+        "spec": {"images": [image], "privateImages": private_images, "imagePullSecrets": secrets},
     });
     cluster.kubectl().apply(&object.to_string())
 }
@@ -76,6 +135,18 @@ fn await_told(cluster: &Cluster, node: &Node, image: &str, expected: impl Fn(&Va
     });
     waited.with_context(|| format!("{last:#}"))?;
     Ok(last)
+}
+
+/// Waits until the condition Ready of an ImageCache says all this.
+fn await_ready(cluster: &Cluster, name: &str, words: &[&str]) -> Result<()> {
+    let mut last = Value::Null;
+    let waited = wait_for(&format!("{name} says {words:?}"), PATIENCE, || {
+        let cache = cluster.kubectl().json(&["get", "imagecache", name])?;
+        let conditions = cache["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        last = conditions.into_iter().find(|one| one["type"] == "Ready").unwrap_or_default();
+        Ok(words.iter().all(|word| last.to_string().contains(word)).then_some(()))
+    });
+    waited.with_context(|| format!("{last:#}"))
 }
 
 /// Whether a node's runtime has an image.
@@ -115,20 +186,12 @@ fn sent(cluster: &Cluster, repository: &str) -> Result<u64> {
 #[test]
 fn private_images_are_ready_in_the_store_and_in_the_runtime_only_where_that_is_asked_for() -> Result<()> {
     with_cluster(&ClusterSpec::new("private").nodes(2), |cluster| {
-        let (registry, agents) = start(cluster, PRIVATE_PASSWORD)?;
+        let (registry, controller, agents) = start(cluster, PRIVATE_PASSWORD)?;
         let kubectl = cluster.kubectl();
         for (name, password) in [("right", PRIVATE_PASSWORD), ("wrong", "guessed")] {
-            kubectl.run(&[
-                "create",
-                "secret",
-                "docker-registry",
-                name,
-                "--docker-server=registry.private.example",
-                &format!("--docker-username={PRIVATE_USER}"),
-                &format!("--docker-password={password}"),
-            ])?;
+            make_secret(cluster, "default", name, password)?;
         }
-        want(cluster, "stored", STORED, "Store")?;
+        want(cluster, "stored", STORED, "Store", &[])?;
         for node in cluster.nodes() {
             let told = await_told(cluster, node, STORED, |one| one["state"] == "Warm")?;
             ensure!(told["private"] == true && told["reason"] == "InStore", "{told:#}");
@@ -150,8 +213,19 @@ fn private_images_are_ready_in_the_store_and_in_the_runtime_only_where_that_is_a
         ensure!(sent(cluster, "team/stored")? == once, "its bytes were on the node");
         await_told(cluster, two, STORED, |told| told["state"] == "Warm" && told["pinned"] == true)?;
 
-        // Into the runtime, with what follows from that.
-        want(cluster, "pulled", PULLED, "Runtime")?;
+        // Into the runtime, with what follows from that, and only by a secret of whoever asks for it.
+        want(cluster, "pulled", PULLED, "Runtime", &[])?;
+        await_told(cluster, one, PULLED, |told| told["state"] == "Failed" && told["reason"] == "CredentialNeeded")?;
+        want(cluster, "pulled", PULLED, "Runtime", &["gone", "right"])?;
+        await_ready(
+            cluster,
+            "pulled",
+            &["PullSecretRefused", "may not read the Secret gone", "may not read the Secret right"],
+        )?;
+        let_controller_read(cluster, "default")?;
+        await_ready(cluster, "pulled", &["PullSecretMissing", "no Secret gone"])?;
+        want(cluster, "pulled", PULLED, "Runtime", &["right"])?;
+        await_ready(cluster, "pulled", &["Accepted"])?;
         for node in cluster.nodes() {
             await_told(cluster, node, PULLED, |told| {
                 told["state"] == "Warm" && told["private"] == true && told["pinned"] == true && told["reason"].is_null()
@@ -168,6 +242,12 @@ fn private_images_are_ready_in_the_store_and_in_the_runtime_only_where_that_is_a
         })?;
         run(cluster, one, "exposed", PULLED, None)?;
         kubectl.await_ready_pods("default", "app=exposed", 1, PATIENCE)?;
+
+        wait_for("the controller knows what the tags mean", PATIENCE, || {
+            let cache = kubectl.json(&["get", "imagecache", "stored"])?;
+            let image = &cache["status"]["images"][0];
+            Ok((image["private"] == true && image["digest"].is_string()).then_some(()))
+        })?;
 
         // What is known is known after a restart, and costs nothing.
         let before = (sent(cluster, "team/stored")?, sent(cluster, "team/pulled")?);
@@ -187,11 +267,15 @@ fn private_images_are_ready_in_the_store_and_in_the_runtime_only_where_that_is_a
             "spec": {"imageCaches": {"privateInRuntime": "Refuse"}},
         });
         kubectl.apply(&policy.to_string())?;
-        want(cluster, "stored", STORED, "Runtime")?;
+        want(cluster, "stored", STORED, "Runtime", &["right"])?;
         std::thread::sleep(Duration::from_secs(5));
         ensure!(!has(one, STORED)?, "it is not allowed");
 
-        for log in agents.iter().map(Agent::log).chain([Ok(std::fs::read_to_string(registry.process().log())?)]) {
+        for log in agents
+            .iter()
+            .map(Agent::log)
+            .chain([registry.process(), &controller].map(|process| Ok(std::fs::read_to_string(process.log())?)))
+        {
             let log = log?;
             ensure!(!log.contains(PRIVATE_PASSWORD) && !log.contains("once-") && !log.contains("guessed"), "a secret");
         }
@@ -202,9 +286,11 @@ fn private_images_are_ready_in_the_store_and_in_the_runtime_only_where_that_is_a
 #[test]
 fn a_wrong_credential_is_told_and_nothing_is_exposed() -> Result<()> {
     with_cluster(&ClusterSpec::new("private-wrong").nodes(1), |cluster| {
-        let (_registry, _agents) = start(cluster, "guessed")?;
-        want(cluster, "stored", STORED, "Store")?;
-        want(cluster, "pulled", PULLED, "Runtime")?;
+        let (_registry, _controller, _agents) = start(cluster, "guessed")?;
+        make_secret(cluster, "default", "wrong", "guessed")?;
+        let_controller_read(cluster, "default")?;
+        want(cluster, "stored", STORED, "Store", &["wrong"])?;
+        want(cluster, "pulled", PULLED, "Runtime", &["wrong"])?;
         let node = &cluster.nodes()[0];
         for image in [STORED, PULLED] {
             let told = await_told(cluster, node, image, |told| told["state"] == "Failed")?;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use cache::{
     Ask, Authority, Blob, BlobBody, BlobHead, BlobReply, Budget, Chunk, Claim, Content, Credential, DiskStore,
     Document, DocumentQuery, Engine, EngineSettings, Error, FailureKind, FillReader, ManifestBody, ManifestHead,
-    Metrics, NoUpstream, Request, Rules, Source, SourceError, Store, StoreSettings, Upstream, Upstreams,
+    Metrics, NoUpstream, Purpose, Request, Rules, Source, SourceError, Store, StoreSettings, Upstream, Upstreams,
 };
 use futures_util::StreamExt;
 use oci::{Digest, MediaType, Name, Reference, Registry};
@@ -153,7 +153,7 @@ impl Origin {
             let who = match &ask.authority {
                 Authority::Anonymous => "-",
                 Authority::Own => "own",
-                Authority::Prefetch => "prefetch",
+                Authority::Prefetch(purpose) => purpose.as_str(),
                 Authority::Client(credential) => credential.username(),
             };
             state.log.push(format!("{method} {} {who} {what}", ask.name.repository));
@@ -173,8 +173,10 @@ impl Origin {
             (Readers::Anyone, _) | (_, Authority::Own) => true,
             (Readers::Only(_), Authority::Anonymous) => false,
             (Readers::Only(readers), Authority::Client(credential)) => readers.contains(credential),
-            // Such a source has this one's.
-            (Readers::Only(readers), Authority::Prefetch) => readers.contains(&credential("larder")),
+            // Such a source has this one's, which is not for everybody.
+            (Readers::Only(readers), Authority::Prefetch(purpose)) => {
+                *purpose == Purpose::Store && readers.contains(&credential("larder"))
+            }
         };
         match allowed {
             true => Ok(repository.clone()),

@@ -100,6 +100,8 @@ pub struct Abilities {
     pub pins: bool,
     /// Give credentials for the mirror.
     pub passes: bool,
+    /// There is a larder registry behind the mirror, which may come to know a credential.
+    pub registry: bool,
 }
 
 /// What is wanted on a node and what is there, and so what to do. Does nothing itself and asks nobody: it is told, with the time.
@@ -192,11 +194,11 @@ impl Keeper {
         match (warm, &id) {
             (true, _) => effort.warm(now),
             (false, Some((_, _, digest))) if arrived => {
-                effort.fail(differs(digest.as_deref(), wish), wish.retries, now)
+                effort.fail(differs(digest.as_deref(), wish), wish.retries, false, now)
             }
             (false, None) if arrived || effort.was_warm() => {
                 let message = "it was there, and was removed by somebody else";
-                effort.fail(Failure::new(Reason::Removed, message), wish.retries, now);
+                effort.fail(Failure::new(Reason::Removed, message), wish.retries, false, now);
             }
             (false, _) => effort.outdated(),
         }
@@ -229,7 +231,7 @@ impl Keeper {
             Ok(Pulled::Store(whole)) => effort.stored(whole),
             // No failure yet: there may be a credential for it, with a pass or for larder's store.
             Err(Failure { reason: Reason::CredentialNeeded, .. }) if way == Way::Public => effort.private = true,
-            Err(failure) => effort.fail(failure, retries, now),
+            Err(failure) => effort.fail(failure, retries, self.abilities.registry, now),
         }
     }
 
@@ -247,6 +249,7 @@ impl Keeper {
             effort.fail(
                 Failure::new(Reason::Removed, "larder's store had it, and had no room for it any more"),
                 retries,
+                false,
                 now,
             );
         }

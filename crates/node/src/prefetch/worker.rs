@@ -40,6 +40,8 @@ pub struct Settings {
     pub keep_free: u8,
     /// The mirror's URL, as the runtime has it in its hosts.toml.
     pub mirror_url: String,
+    /// There is a larder registry behind it.
+    pub registry: bool,
 }
 
 /// A pull, how long it took, and what came of it.
@@ -57,7 +59,7 @@ pub async fn keep(
     let (cri, marks) = find_runtime(&settings.host_root).await;
     let mut worker = Worker {
         // CRI-O shows a credential to the image's own registry only, and it is of no use there.
-        keeper: Keeper::new(Abilities { pins: marks.pin(), passes: marks.pin() }),
+        keeper: Keeper::new(Abilities { pins: marks.pin(), passes: marks.pin(), registry: settings.registry }),
         cri,
         marks,
         engine,

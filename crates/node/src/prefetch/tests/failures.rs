@@ -172,3 +172,23 @@ fn a_full_disk_ends_prefetch_and_room_lets_it_go_on() {
     assert_eq!(node.state(DB), NodeImageState::Wanted, "no retry was used up");
     assert_eq!(node.pulls(), [DB]);
 }
+
+#[test]
+fn what_a_registry_may_come_to_have_a_credential_for_is_tried_again_for_a_while() {
+    let mut node = Node::new(Vec::new());
+    node.keeper = Keeper::new(Abilities { pins: true, passes: true, registry: true });
+    node.keeper.want(wishes(vec![Wish { retries: 2, ..wish(APP) }]));
+    node.see();
+    node.pulls();
+    node.fail(APP, Reason::CredentialNeeded);
+    for pause in [10, 20] {
+        assert_eq!(node.pulls(), [APP]);
+        node.fail_by(Way::Store, APP, Reason::CredentialNeeded);
+        assert!(node.pulls().is_empty());
+        node.pass(pause);
+    }
+    assert_eq!(node.pulls(), [APP]);
+    node.fail_by(Way::Store, APP, Reason::CredentialNeeded);
+    node.pass(100_000);
+    assert!(node.pulls().is_empty(), "it was given up");
+}

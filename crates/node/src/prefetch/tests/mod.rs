@@ -96,8 +96,11 @@ struct Node {
 
 impl Node {
     fn new(images: Vec<Wish>) -> Node {
-        let mut node =
-            Node { keeper: Keeper::new(Abilities { pins: true, passes: true }), now: Instant::now(), here: Vec::new() };
+        let mut node = Node {
+            keeper: Keeper::new(Abilities { pins: true, passes: true, registry: false }),
+            now: Instant::now(),
+            here: Vec::new(),
+        };
         node.keeper.want(wishes(images));
         node.see();
         node
