@@ -205,10 +205,17 @@ impl Inner {
             self.keeping.known().parts.insert(known.image, tree.all.into());
         }
         self.keeping.known().manifests.retain(|key, _| visited.contains(key));
-        let arrived = self.keeping.arrived();
-        all.extend(arrived.iter());
-        self.store.protect(all);
-        drop(arrived);
+        {
+            // Nothing arrives between the two.
+            let arrived = self.keeping.arrived();
+            all.extend(arrived.iter());
+            self.store.protect(all);
+        }
+        // Where there is much room, it does not matter.
+        let usage = self.store.usage();
+        if usage.bytes > usage.budget / 2 {
+            self.store.weigh().await;
+        }
     }
 
     /// Protects what a manifest names that is about to come in, if it belongs to an image that is to be kept.

@@ -81,6 +81,9 @@ pub trait Store: Send + Sync + 'static {
     /// Says what eviction must not take besides, until [`protect`](Store::protect) says all anew.
     fn protect_also(&self, _more: &[Digest]) {}
 
+    /// Finds out how much of the budget is protected: what would come beside it is not taken in.
+    async fn weigh(&self) {}
+
     /// Whether eviction must not take a blob.
     fn is_protected(&self, _digest: &Digest) -> bool {
         false
