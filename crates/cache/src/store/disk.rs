@@ -739,6 +739,7 @@ impl Store for Arc<DiskStore> {
         Usage {
             bytes: self.used.load(Ordering::Relaxed),
             budget: self.budget_bytes(),
+            protected: self.protected_bytes.load(Ordering::Relaxed),
             evictions: self.evictions.load(Ordering::Relaxed),
             evicted: self.evicted.load(Ordering::Relaxed),
         }

@@ -152,6 +152,8 @@ pub struct Usage {
     pub bytes: u64,
     /// The budget in bytes.
     pub budget: u64,
+    /// Of the bytes held, those that eviction must not take, as they were last counted.
+    pub protected: u64,
     /// Blobs dropped since the start.
     pub evictions: u64,
     /// Their bytes.
