@@ -1,4 +1,5 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ const CONFIG_LIMIT: u64 = 1 << 20;
 pub(crate) struct Keeping {
     said: Mutex<Said>,
     known: Mutex<Known>,
+    /// What is kept fills the store.
+    is_full: AtomicBool,
     /// Protected since the last look began, which may not have seen it.
     arrived: Mutex<Vec<Digest>>,
     /// One list at a time.
@@ -205,10 +208,25 @@ impl Inner {
             self.keeping.known().parts.insert(known.image, tree.all.into());
         }
         self.keeping.known().manifests.retain(|key, _| visited.contains(key));
-        let arrived = self.keeping.arrived();
-        all.extend(arrived.iter());
-        self.store.protect(all);
-        drop(arrived);
+        {
+            // Nothing arrives between the two.
+            let arrived = self.keeping.arrived();
+            all.extend(arrived.iter());
+            self.store.protect(all);
+        }
+        self.store.weigh().await;
+        let usage = self.store.usage();
+        self.metrics.usage(usage);
+        let is_full = usage.protected >= usage.budget;
+        if is_full && !self.keeping.is_full.swap(is_full, Ordering::Relaxed) {
+            tracing::warn!(
+                protected = usage.protected,
+                budget = usage.budget,
+                "what is in use or pinned fills the store, and all else passes through uncached: give it more room (store.budget, and \
+                 retention.budget of the CachePolicy)"
+            );
+        }
+        self.keeping.is_full.store(is_full, Ordering::Relaxed);
     }
 
     /// Protects what a manifest names that is about to come in, if it belongs to an image that is to be kept.

@@ -26,6 +26,7 @@ struct Counters {
     store_errors: Family<StoreErrorLabels, Counter>,
     store_bytes: Gauge,
     store_budget: Gauge,
+    store_protected: Gauge,
     evictions: Counter,
     evicted_bytes: Counter,
     /// What of the store's own counts is in these.
@@ -107,6 +108,12 @@ impl Metrics {
             Unit::Bytes,
             c.store_budget.clone(),
         );
+        registry.register_with_unit(
+            "store_protected",
+            "Bytes in the store that are in use or pinned, and stay",
+            Unit::Bytes,
+            c.store_protected.clone(),
+        );
         registry.register("evictions", "Blobs dropped to keep the budget", c.evictions.clone());
         registry.register_with_unit(
             "evicted",
@@ -181,6 +188,7 @@ impl Metrics {
         drop(seen);
         self.0.store_bytes.set(usage.bytes.min(i64::MAX as u64) as i64);
         self.0.store_budget.set(usage.budget.min(i64::MAX as u64) as i64);
+        self.0.store_protected.set(usage.protected.min(i64::MAX as u64) as i64);
     }
 
     pub(crate) fn access(&self, decision: &'static str) {

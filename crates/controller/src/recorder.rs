@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use api::{CachedImage, CachedImageStatus};
 use apiserver::{Need, Session, reason};
-use futures_util::StreamExt;
+use futures_util::future::join_all;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use oci::Image;
@@ -70,17 +70,29 @@ impl Recorder {
         // What is new is worth more than a count.
         due.sort_by_key(|change| matches!(change, Change::Write(..)));
         due.truncate(AT_A_TIME);
-        let left = all > due.len();
+        let mut left = all > due.len();
         let session = &self.session;
-        let written: Vec<_> = futures_util::stream::iter(due)
-            .map(|change| async move {
+        let mut written = Vec::with_capacity(due.len());
+        let mut due = due.into_iter();
+        loop {
+            let some: Vec<Change> = due.by_ref().take(AT_ONCE).collect();
+            if some.is_empty() {
+                break;
+            }
+            let made = join_all(some.into_iter().map(|change| async move {
                 let name = change.name();
                 let made = tokio::time::timeout(LIMIT, make(session, change)).await;
                 (name, made.unwrap_or_else(|_| Err("the API server does not answer".to_owned())))
-            })
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
+            }));
+            let made = made.await;
+            let fails = made.iter().all(|(_, made)| made.is_err());
+            written.extend(made);
+            // Where nothing is taken, the others need not be waited for one by one.
+            if fails {
+                left |= due.len() > 0;
+                break;
+            }
+        }
         let mut recorded = Vec::new();
         for (name, made) in written {
             let result = if made.is_ok() { "done" } else { "failed" };

@@ -43,6 +43,7 @@ fn install_upgrade_and_uninstall() -> Result<()> {
         let told = cluster.kubectl().run(&[&doctor[..], &["--config", "/etc/larder/config/larder.toml"]].concat())?;
         anyhow::ensure!(told.contains("every pull of this machine goes through larder"), "{told}");
         tags_are_asked_of_the_registry(cluster)?;
+        the_registry_is_told_what_is_in_use(cluster)?;
         people_are_told(cluster)?;
         certificates_come_back(cluster)?;
         only_these_ports_are_open(cluster)?;
@@ -132,6 +133,20 @@ fn tags_are_asked_of_the_registry(cluster: &Cluster) -> Result<()> {
             |metrics: String| metrics.contains("larder_upstream_requests_total{upstream=\"registry\",code=\"200\"}");
         Ok(asked.any(answered).then_some(()))
     })
+}
+
+/// The controller tells the registry what is in use, with the certificate that it has made for itself, and hears what is there.
+fn the_registry_is_told_what_is_in_use(cluster: &Cluster) -> Result<()> {
+    let mut last = serde_json::Value::Null;
+    let waited = wait_for("the image is known, and that the registry has it", PATIENCE, || {
+        let all = cluster.kubectl().json(&["get", "cachedimages"])?;
+        let mut images = all["items"].as_array().into_iter().flatten();
+        last = images.find(|one| one["spec"]["image"] == "docker.io/library/wanted:1").cloned().unwrap_or_default();
+        let status = &last["status"];
+        let known = status["wantedBy"] == json!(["default/web"]) && status["held"]["nodes"] == 2;
+        Ok((known && status["held"]["registry"] == true).then_some(()))
+    });
+    waited.with_context(|| format!("{last:#}"))
 }
 
 /// The command line, as larder's own and as a plugin of kubectl.

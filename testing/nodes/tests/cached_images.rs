@@ -276,3 +276,38 @@ fn what_is_in_use_is_known_and_kept() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn without_the_right_to_follow_pods_all_else_goes_on() -> Result<()> {
+    with_cluster(&ClusterSpec::new("cached-images-rights").nodes(0), |cluster| {
+        const PODS: &str = "- {apiGroups: [''], resources: [pods], verbs: [list, watch]}\n";
+        let kubectl = cluster.kubectl();
+        kubectl.run(&["create", "namespace", "larder"])?;
+        nodes::install_definitions(cluster)?;
+        kubectl.apply(CONTROLLER)?;
+        let rights = nodes::controller_rights()?;
+        ensure!(rights.contains(PODS), "the documentation says what is needed");
+        kubectl.apply(&rights.replace(PODS, ""))?;
+        let control = cluster.control().machine();
+        nodes::act_as(cluster, control, "larder-controller", "/etc/larder/controller-kubeconfig")?;
+        let launch = Launch::new(binary()).args(["controller", "--metrics", "127.0.0.1:7441"]);
+        let controller =
+            control.spawn("larder-controller", launch.env("KUBECONFIG", "/etc/larder/controller-kubeconfig"))?;
+        let cache = json!({
+            "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache", "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"images": [full("app:1")]},
+        });
+        kubectl.apply(&cache.to_string())?;
+        wait_for("the status of the ImageCache is written", PATIENCE, || {
+            let cache = kubectl.json(&["get", "imagecache", "web"])?;
+            Ok((cache["status"]["imageCount"] == 1).then_some(()))
+        })?;
+        ensure!(!nodes::is_ready(control), "it cannot know all images");
+        ensure!(all(cluster)?.is_empty(), "nothing is told of images before all is known");
+        let log = std::fs::read_to_string(controller.log())?;
+        ensure!(log.contains("resources: [pods], verbs: [list, watch]"), "it says what it needs: {log}");
+        kubectl.apply(&rights)?;
+        await_image(cluster, &full("app:1"), "it is wanted", |status| status["wantedBy"][0] == "default/web")?;
+        await_ready(control)
+    })
+}

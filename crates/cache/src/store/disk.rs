@@ -69,7 +69,7 @@ pub struct DiskStore {
     pub(super) renaming: Mutex<()>,
     pub(super) filling: Mutex<HashMap<Digest, usize>>,
     pub(super) protected: Mutex<HashSet<Digest>>,
-    /// The bytes of what is protected, as the last look that could drop nothing found them, and of what came in since.
+    /// The bytes of what is protected, as they were last found, and of what came in since.
     pub(super) protected_bytes: AtomicU64,
     /// What must be kept is written down, and nobody has said yet what that comes to: nothing goes until then.
     pub(super) undecided: AtomicBool,
@@ -665,8 +665,11 @@ impl Store for Arc<DiskStore> {
     fn protect(&self, keep: HashSet<Digest>) {
         let mut protected = self.protected.lock().unwrap_or_else(PoisonError::into_inner);
         if *protected != keep {
+            // Less is protected, perhaps: how much is found out by the next look.
+            if !protected.is_subset(&keep) {
+                self.protected_bytes.store(0, Ordering::Relaxed);
+            }
             *protected = keep;
-            self.protected_bytes.store(0, Ordering::Relaxed);
             self.changes.fetch_add(1, Ordering::Release);
         }
         drop(protected);
@@ -676,6 +679,11 @@ impl Store for Arc<DiskStore> {
     fn protect_also(&self, more: &[Digest]) {
         let mut protected = self.protected.lock().unwrap_or_else(PoisonError::into_inner);
         protected.extend(more);
+    }
+
+    async fn weigh(&self) {
+        let store = self.clone();
+        blocking(move || store.weigh_protected()).await;
     }
 
     fn is_protected(&self, digest: &Digest) -> bool {
@@ -731,6 +739,7 @@ impl Store for Arc<DiskStore> {
         Usage {
             bytes: self.used.load(Ordering::Relaxed),
             budget: self.budget_bytes(),
+            protected: self.protected_bytes.load(Ordering::Relaxed),
             evictions: self.evictions.load(Ordering::Relaxed),
             evicted: self.evicted.load(Ordering::Relaxed),
         }

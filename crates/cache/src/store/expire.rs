@@ -18,6 +18,14 @@ impl DiskStore {
         whole.then_some(stat.st_size as u64)
     }
 
+    /// Counts what is protected.
+    pub(super) fn weigh_protected(&self) {
+        let protected: Vec<Digest> =
+            self.protected.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        let bytes = protected.iter().filter_map(|digest| self.size_of(digest)).sum();
+        self.protected_bytes.store(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn peek_blocking(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>, StoreError> {
         let Some((file, stat)) = self.open_file(digest)? else { return Ok(None) };
         if !seal::is_sealed(&stat, digest) || stat.st_size as u64 > limit {

@@ -81,6 +81,9 @@ pub trait Store: Send + Sync + 'static {
     /// Says what eviction must not take besides, until [`protect`](Store::protect) says all anew.
     fn protect_also(&self, _more: &[Digest]) {}
 
+    /// Finds out how much of the budget is protected: what would come beside it is not taken in.
+    async fn weigh(&self) {}
+
     /// Whether eviction must not take a blob.
     fn is_protected(&self, _digest: &Digest) -> bool {
         false
@@ -149,6 +152,8 @@ pub struct Usage {
     pub bytes: u64,
     /// The budget in bytes.
     pub budget: u64,
+    /// Of the bytes held, those that eviction must not take, as they were last counted.
+    pub protected: u64,
     /// Blobs dropped since the start.
     pub evictions: u64,
     /// Their bytes.

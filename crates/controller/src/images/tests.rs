@@ -303,3 +303,27 @@ proptest! {
         }
     }
 }
+
+/// Five thousand nodes that have sixty of a thousand images each, and a hundred thousand pods: what is followed stays small, and a look at all
+/// of it takes a moment.
+#[test]
+fn a_large_cluster_is_looked_at_in_a_moment() {
+    let mut index = Index::default();
+    let names: Vec<String> = (0..1000).map(|n| format!("registry.example/team-{}/app-{n}:1.{n}", n % 40)).collect();
+    let digests: Vec<String> = (0..1000).map(|n| format!("sha256:{n:064x}")).collect();
+    for node in 0..5000 {
+        let has = |n: usize| (node * 7 + n * 13) % 1000;
+        let images: Vec<(&str, &str)> = (0..60).map(|n| (&*names[has(n)], &*digests[has(n)])).collect();
+        index.tells_digests(&format!("node-{node}"), &images);
+    }
+    for pod in 0..100_000 {
+        let namespace = pod % 50;
+        index.pod(&format!("ns-{namespace}/app-{}-{pod:010}", pod % 1000), &[&names[pod % 1000]]);
+    }
+    let begun = std::time::Instant::now();
+    let images = index.images(&HashMap::new(), &nowhere(), &at(0, 0));
+    let took = begun.elapsed();
+    println!("a look took {} ms", took.as_millis());
+    assert_eq!((images.changes.len(), images.told.images.len()), (1000, 1000));
+    assert!(took < Duration::from_secs(5), "a look took {} ms", took.as_millis());
+}
