@@ -15,8 +15,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub fn run(args: &CertsArgs) -> Result<ExitCode, Failure> {
     process::keep_files_private();
     let of = |role| move |name: &String| Leaf { name: name.clone(), role };
-    let leaves: Vec<Leaf> =
-        args.nodes.iter().map(of(Role::Node)).chain(args.registry.iter().map(of(Role::Registry))).collect();
+    let registries = args.registry.iter().map(of(Role::Registry));
+    let controllers = args.controller.iter().map(of(Role::Controller));
+    let leaves: Vec<Leaf> = args.nodes.iter().map(of(Role::Node)).chain(registries).chain(controllers).collect();
     if leaves.is_empty() {
         return Err(Failure::Usage("whose certificates? Name the nodes, or a registry with --registry".into()));
     }
@@ -55,6 +56,9 @@ fn table(minted: &Minted) -> String {
     }
     if of(Role::Registry) {
         lines.push("copy the folder of each registry to /etc/larder/registry of its machine".to_owned());
+    }
+    if of(Role::Controller) {
+        lines.push("copy the folder of each controller to where controller.registry_certificates says".to_owned());
     }
     lines.push("whoever runs there takes new files within ten seconds".to_owned());
     lines.into_iter().map(|line| line + "\n").collect()

@@ -203,7 +203,7 @@ pub struct ControllerArgs {
     #[arg(long, value_name = "NAME", env = "LARDER_NAMESPACE", hide_env_values = true)]
     pub namespace: Option<String>,
 
-    /// Make and renew the certificates of nodes and registry, in the Secrets NAME-authority, NAME-nodes and NAME-registry
+    /// Make and renew the certificates of nodes, registry and controller, in the Secrets NAME-authority, -nodes, -registry and -controller
     #[arg(long, value_name = "NAME", env = "LARDER_CERTIFICATES", hide_env_values = true)]
     pub certificates: Option<String>,
 
@@ -268,6 +268,10 @@ pub struct CertsArgs {
     /// A larder registry that nodes speak to
     #[arg(long, value_name = "NAME")]
     pub registry: Vec<String>,
+
+    /// A larder controller that tells a registry what is in use
+    #[arg(long, value_name = "NAME")]
+    pub controller: Vec<String>,
 
     /// How many days the certificates are good
     #[arg(long, value_name = "DAYS", default_value_t = 365)]

@@ -46,14 +46,15 @@ async fn control(config: Config) -> anyhow::Result<()> {
     let certificates = config.controller.certificates.as_deref();
     let certificates = certificates.map(|prefix| Certificates::named(&config.controller.namespace, prefix));
     let rules = config.rules.clone();
-    let resolver = Arc::new(Registries::new(config, upstream_metrics)?);
-    let registries = resolver.clone();
-    let following = Following::of_asker(Box::new(move |settings| registries.replace(settings)), rules);
+    let registries = Arc::new(Registries::new(config, upstream_metrics)?);
+    let listed = registries.clone();
+    let following = Following::of_asker(Box::new(move |settings| listed.replace(settings)), rules);
     let settings = Settings {
         server: ApiServer::Environment,
         lease: lease.clone(),
         certificates,
-        resolver,
+        resolver: registries.clone(),
+        keeper: registries,
         prober: Arc::new(Endpoints),
     };
     let controller = Controller::new(settings, metrics);

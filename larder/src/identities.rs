@@ -48,9 +48,14 @@ impl Identities {
     }
 }
 
-/// How a registry lets nodes in, and nobody else.
+/// How a registry lets nodes and the controller in, and nobody else.
 pub fn letting_in_nodes(identity: Arc<Identity>) -> serve::TlsChoice {
-    Arc::new(move || identity.server(&[peers::Role::Node]))
+    Arc::new(move || identity.server(&[peers::Role::Node, peers::Role::Controller]))
+}
+
+/// Who of them tells a registry what is in use: a node could have what others use dropped.
+pub fn keeper() -> serve::KeeperChoice {
+    Arc::new(|certificate| peers::Role::named_in(certificate).contains(&peers::Role::Controller))
 }
 
 /// How a node speaks to a registry: nobody else is taken for one, least of all another node.

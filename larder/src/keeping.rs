@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::sync::Arc;
 
 use apiserver::{ApiServer, Session};
@@ -21,14 +20,14 @@ impl Keeping {
     /// told of the mirror, lest each node go to the origin.
     pub fn start(
         cluster: &Cluster,
-        host_root: &Path,
+        node: &node::Settings,
         engine: Arc<Engine>,
         pointed: CancellationToken,
         metrics: &mut MetricsRegistry,
     ) -> Keeping {
         let metrics = Metrics::register(metrics);
         let Cluster { name, keep_free: Share(keep_free) } = cluster.clone();
-        let settings = Settings { host_root: host_root.to_owned(), keep_free };
+        let settings = Settings { host_root: node.host_root.clone(), keep_free, mirror_url: node.mirror_url() };
         let (plans, plan) = watch::channel(None);
         let (nodes, node) = watch::channel(None);
         let (reports, report) = watch::channel(None);

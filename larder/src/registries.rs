@@ -1,13 +1,18 @@
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cache::{Ask, Authority, FailureKind, SourceError, Upstream, Upstreams as _};
-use controller::{Resolver, Unresolved};
+use cache::{
+    Ask, Authority, FailureKind, HeldImage, Keep, KeepBudget, KnownImage, SourceError, Upstream, Upstreams as _,
+};
+use controller::{Holding, Keeper, Resolver, Told, ToldImage, Unresolved};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use oci::{Digest, Image};
-use upstream::{Directory, Listing, Metrics, SettingsError, UpstreamSettings};
+use serve::KEEP_PATH;
+use units::Size;
+use upstream::{Directory, Front, Listing, Metrics, SettingsError, UpstreamSettings};
 
 use crate::config::Config;
 use crate::identities::{self, Identities};
@@ -15,7 +20,11 @@ use crate::identities::{self, Identities};
 /// The setting that names the certificates.
 const CERTIFICATES: &str = "controller.registry_certificates";
 
-/// Asks a larder registry what tags mean, and the origins where it does not say.
+/// How long the registry may take to say what it has of all images, and how many bytes it may say.
+const TELLING: Duration = Duration::from_secs(60);
+const ANSWER: usize = 32 << 20;
+
+/// Tells a larder registry what is in use, asks it what tags mean, and the origins where it does not say.
 pub struct Registries {
     config: Config,
     metrics: Metrics,
@@ -28,6 +37,8 @@ struct Found {
     upstreams: Arc<Directory>,
     /// What the cluster's Upstreams say.
     listed: Vec<UpstreamSettings>,
+    /// The larder registry, as it is told what is in use.
+    front: Option<Front>,
     /// Keeps the certificates as their files are.
     _identities: Identities,
 }
@@ -46,7 +57,9 @@ impl Registries {
         }
         let upstreams = Directory::new(config.upstream_settings(None)?, metrics.clone())?;
         config.controller.registry = registry;
-        let found = Mutex::new(Found { upstreams, listed: Vec::new(), _identities: Identities::default() });
+        // One that is not reached by certificates knows nobody who may tell it anything.
+        let found = Found { upstreams, listed: Vec::new(), front: None, _identities: Identities::default() };
+        let found = Mutex::new(found);
         Ok(Registries { config, metrics, awaited: Mutex::new(folder), found })
     }
 
@@ -59,6 +72,10 @@ impl Registries {
 
     /// Whom to ask now.
     fn upstreams(&self) -> Arc<Directory> {
+        self.found(|found| found.upstreams.clone())
+    }
+
+    fn found<T>(&self, take: impl FnOnce(&Found) -> T) -> T {
         let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(folder) = awaited.clone() {
@@ -75,14 +92,16 @@ impl Registries {
                 }
             }
         }
-        found.upstreams.clone()
+        take(&found)
     }
 
     fn open(&self, folder: PathBuf) -> anyhow::Result<Found> {
         let mut identities = Identities::default();
         let known = identities::as_node(identities.load(CERTIFICATES, &folder)?);
-        let upstreams = Directory::new(self.config.upstream_settings(Some(known))?, self.metrics.clone())?;
-        Ok(Found { upstreams, listed: Vec::new(), _identities: identities })
+        let settings = self.config.upstream_settings(Some(known))?;
+        let front = settings.front.clone();
+        let upstreams = Directory::new(settings, self.metrics.clone())?;
+        Ok(Found { upstreams, listed: Vec::new(), front, _identities: identities })
     }
 }
 
@@ -100,6 +119,52 @@ impl Resolver for Registries {
         }
         .boxed()
     }
+}
+
+impl Keeper for Registries {
+    fn tell(&self, told: Told) -> BoxFuture<'_, Result<Option<HashMap<Image, Holding>>, String>> {
+        async move {
+            let Some(folder) = &self.config.controller.registry_certificates else { return Ok(None) };
+            if self.config.controller.registry.is_none() {
+                return Ok(None);
+            }
+            let Some(front) = self.found(|found| found.front.clone()) else {
+                return Err(format!("its certificates are not in {} yet", folder.display()));
+            };
+            let text = serde_json::to_vec(&keep(told)).map_err(|error| error.to_string())?;
+            let answer = upstream::tell(&front, KEEP_PATH, text.into(), ANSWER, TELLING).await;
+            let answer = answer.map_err(|error| format!("{}: {error}", front.url))?;
+            let held: Vec<HeldImage> = serde_json::from_slice(&answer)
+                .map_err(|error| format!("{}: it answers as no larder registry does: {error}", front.url))?;
+            Ok(Some(held.into_iter().map(holding).collect()))
+        }
+        .boxed()
+    }
+}
+
+/// As it is said to a registry.
+fn keep(told: Told) -> Keep {
+    let images = told.images.into_iter();
+    let known = |one: ToldImage| KnownImage { image: one.image, digests: one.digests, keep: one.keep };
+    Keep {
+        unused_for: told.unused_for.map(|time| time.as_secs()),
+        budget: told
+            .budget
+            .map(|budget| KeepBudget { percent: budget.percent, bytes: budget.size.map(|Size(bytes)| bytes) }),
+        images: images.map(known).collect(),
+    }
+}
+
+/// As a registry says it.
+fn holding(held: HeldImage) -> (Image, Holding) {
+    let holding = Holding {
+        digest: held.digest.zip(held.age.map(Duration::from_secs)),
+        fresh_for: held.fresh_for.map(Duration::from_secs),
+        whole: held.whole,
+        bytes: held.bytes,
+        platforms: held.platforms,
+    };
+    (held.image, holding)
 }
 
 /// What an image's tag means, as its sources say, one after the other.

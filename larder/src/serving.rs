@@ -148,25 +148,25 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let upstreams = sharing.as_ref().map_or(upstreams.clone(), |sharing| sharing.before(upstreams));
     let engine = Engine::start(store, upstreams, engine_settings(&config), engine_metrics);
     let following = follow_upstreams(&config, directory, &engine);
+    let mut server = Server::new(port, serve_settings(&config), engine.clone(), serve_metrics)?;
+    if let Some((port, tls)) = for_nodes {
+        server = server.with_nodes(port, tls, Some(identities::keeper()));
+    }
+    let clients = server.local_addr();
     let told = CancellationToken::new();
     let keeping = match &config.node.cluster {
         Some(cluster) if config.role == Role::Node => Some(Keeping::start(
             cluster,
-            &config.node.host_root,
+            &config.node.setup(clients),
             engine.clone(),
             told.clone(),
             registry.sub_registry_with_prefix("larder"),
         )),
         _ => None,
     };
-    let mut server = Server::new(port, serve_settings(&config), engine.clone(), serve_metrics)?;
-    if let Some((port, tls)) = for_nodes {
-        server = server.with_nodes(port, tls);
-    }
     let draining = Arc::new(AtomicBool::new(false));
     let admin = admin_port.map(|port| admin(port, registry, engine.clone(), draining.clone()));
 
-    let clients = server.local_addr();
     let nodes = server.nodes_addr().map(tracing::field::display);
     let metrics = admin.as_ref().map(Admin::local_addr).map(tracing::field::display);
     let budget = engine.usage().budget;

@@ -89,6 +89,15 @@ metadata:
 {{- default (printf "%s-registry" (include "larder.fullname" .)) .Values.certificates.registry }}
 {{- end }}
 
+{{- /* Of whoever tells the registry what is in use; a node's, which asks it what tags mean and no more, where others make certificates and none for it. */}}
+{{- define "larder.certificates.controller" -}}
+{{- if include "larder.certificates.made" . }}
+{{- include "larder.fullname" . }}-controller
+{{- else }}
+{{- default (include "larder.certificates.nodes" .) .Values.certificates.controller }}
+{{- end }}
+{{- end }}
+
 {{- define "larder.certificates.authority" -}}
 {{- include "larder.fullname" . }}-authority
 {{- end }}

@@ -82,7 +82,7 @@ pub struct CachedImageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<DigestText>")]
     pub digest: Option<String>,
-    /// The bytes of its manifests and blobs that larder has seen, each counted once.
+    /// The bytes of its manifests and blobs that larder's registry has, each counted once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// The platforms that it is for, such as `linux/arm64/v8`.
@@ -99,10 +99,13 @@ pub struct CachedImageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<ShortText>", length(max = 32))]
     pub wanted_by: Vec<String>,
-    /// When a pod last used it.
+    /// When a pod last used it. While pods do, this is written once an hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Time>,
-    /// When the origin was last asked what the tag means.
+    /// Since when nothing names it: no pod, workload or ImageCache, nor the pins of the CachePolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused_since: Option<Time>,
+    /// When the origin was last asked what the tag means. While it means the same, this is written once an hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_checked: Option<Time>,
     /// Until when the answer is believed. Never asked again if there is a digest and no such time.
@@ -111,7 +114,7 @@ pub struct CachedImageStatus {
     /// Where it is.
     #[serde(default)]
     pub held: Holders,
-    /// When larder's registry drops it if nothing uses it until then.
+    /// When larder's registry drops it if nothing names it until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Time>,
 }
@@ -120,7 +123,7 @@ pub struct CachedImageStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Holders {
-    /// Larder's registry has all of it.
+    /// Larder's registry has all of it, of those platforms that anybody has asked it for.
     #[serde(default)]
     pub registry: bool,
     /// How many nodes have it.

@@ -132,17 +132,20 @@ pub struct NodeImage {
     /// The runtime may not remove it by itself.
     #[serde(default)]
     pub pinned: bool,
+    /// It needs a credential, as far as larder has come to know. In the runtime all the same, kubelet may let every pod of the node use it.
+    #[serde(default)]
+    pub private: bool,
     /// Its size as the runtime counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// When a container last used it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Time>,
-    /// Why it failed, in one word for programs.
+    /// Why it failed, in one word for programs. `InStore`: it is ready, in larder's store only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<ShortText>")]
     pub reason: Option<String>,
-    /// Why it failed, for people. Never holds a credential.
+    /// The same for people. Never holds a credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<MessageText>")]
     pub message: Option<String>,

@@ -8,12 +8,12 @@ use moka::sync::Cache;
 use oci::{Name, Registry};
 use rand::RngCore;
 
-use crate::credential::{Authority, Credential};
+use crate::credential::{Authority, Claim, Credential};
 use crate::reply::Request;
 use crate::source::Upstream;
 use crate::store::{Record, RecordKind, Store};
 
-/// What stands for a credential where it must be remembered: an HMAC under a key of this process.
+/// What stands for a right where it must be remembered: an HMAC under a key of this process.
 pub(crate) type Fingerprint = [u8; 32];
 
 /// Whose question it is. Clients whose right is known ask the same question; others only ever share an answer with those who
@@ -46,6 +46,8 @@ pub(crate) struct Access {
     public_for: Duration,
     grant_for: Duration,
     grant_outage: Duration,
+    /// What ImageCaches want, with the credentials for it.
+    wanted: RwLock<Arc<HashMap<Name, Vec<Credential>>>>,
     store: Arc<dyn Store>,
 }
 
@@ -94,34 +96,64 @@ impl Access {
             public_for,
             grant_for,
             grant_outage,
+            wanted: RwLock::default(),
             store,
         }
     }
 
     /// Tells apart the clients that must not share an answer.
     pub(crate) fn who(&self, known: bool, request: &Request) -> Who {
-        match &request.credential {
+        match &request.claim {
             _ if known => Who::Known,
-            Some(credential) => Who::Holder(self.fingerprint(credential)),
+            Some(claim) => self.whose(&claim.clone().into()),
             None => Who::Anonymous,
         }
     }
 
     /// Tells apart the rights that content is asked for with.
     pub(crate) fn whose(&self, authority: &Authority) -> Who {
-        match authority {
-            Authority::Client(credential) => Who::Holder(self.fingerprint(credential)),
-            Authority::Anonymous | Authority::Own => Who::Known,
-        }
+        self.fingerprint(authority).map_or(Who::Known, Who::Holder)
     }
 
-    fn fingerprint(&self, credential: &Credential) -> Fingerprint {
+    /// What stands for a right that not everybody has.
+    fn fingerprint(&self, authority: &Authority) -> Option<Fingerprint> {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.key).expect("an HMAC takes keys of any length");
-        // The length keeps two different pairs from being the same text.
-        mac.update(&(credential.username().len() as u64).to_le_bytes());
-        mac.update(credential.username().as_bytes());
-        mac.update(credential.password().as_bytes());
-        mac.finalize().into_bytes().into()
+        match authority {
+            Authority::Anonymous | Authority::Own => return None,
+            Authority::Client(credential) => {
+                // The length keeps two different pairs from being the same text.
+                mac.update(&(credential.username().len() as u64).to_le_bytes());
+                mac.update(credential.username().as_bytes());
+                mac.update(credential.password().as_bytes());
+            }
+            // A length that no user name has.
+            Authority::Prefetch => mac.update(&u64::MAX.to_le_bytes()),
+        }
+        Some(mac.finalize().into_bytes().into())
+    }
+
+    /// The rights that a claim comes to, in the order in which they are tried: whoever keeps something ready has those that it was told of, and
+    /// its own.
+    pub(crate) fn rights(&self, name: &Name, claim: &Claim) -> Vec<Authority> {
+        let told = match claim {
+            Claim::Credential(_) => Vec::new(),
+            Claim::Prefetch => self.wanted().get(name).cloned().unwrap_or_default(),
+        };
+        told.into_iter().map(Authority::Client).chain(std::iter::once(claim.clone().into())).collect()
+    }
+
+    /// Takes what ImageCaches want, and by which credentials it may be had; forgets what was told before.
+    pub(crate) fn want(&self, wanted: HashMap<Name, Vec<Credential>>) {
+        *self.wanted.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(wanted);
+    }
+
+    pub(crate) fn wanted(&self) -> Arc<HashMap<Name, Vec<Credential>>> {
+        self.wanted.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long ago the origin last let that right read a repository, if it did.
+    fn granted_for(&self, name: &Name, authority: &Authority) -> Option<Duration> {
+        Some(self.grants.get(&(name.clone(), self.fingerprint(authority)?))?.age())
     }
 
     /// With whose right the request may be answered now, if that is known.
@@ -134,9 +166,8 @@ impl Access {
         if self.public_mark(&request.name).await.is_some_and(|mark| mark.age() < self.public_for) {
             return Some(own);
         }
-        let credential = request.credential.as_ref()?;
-        let grant = self.grants.get(&(request.name.clone(), self.fingerprint(credential)))?;
-        (grant.age() < self.grant_for).then(|| Authority::Client(credential.clone()))
+        let mut rights = self.rights(&request.name, request.claim.as_ref()?).into_iter();
+        rights.find(|right| self.granted_for(&request.name, right).is_some_and(|age| age < self.grant_for))
     }
 
     /// Whether the request may be answered while the origin cannot be asked.
@@ -151,16 +182,16 @@ impl Access {
         {
             return true;
         }
-        let Some(credential) = &request.credential else { return false };
-        self.grants
-            .get(&(request.name.clone(), self.fingerprint(credential)))
-            .is_some_and(|grant| grant.age() < self.grant_outage.max(self.grant_for))
+        let Some(claim) = &request.claim else { return false };
+        let most = self.grant_outage.max(self.grant_for);
+        let mut rights = self.rights(&request.name, claim).into_iter();
+        rights.any(|right| self.granted_for(&request.name, &right).is_some_and(|age| age < most))
     }
 
     /// Whether a client without a credential is to be asked for one while the origin cannot be asked: many clients show theirs
     /// only then, and it may be one that the repository is open to through the outage.
     pub(crate) async fn asks_in_outage(&self, upstream: &Upstream, request: &Request) -> bool {
-        request.credential.is_none()
+        request.claim.is_none()
             && self.granted.contains_key(&request.name)
             && !self.through_outage(upstream, request).await
     }
@@ -185,9 +216,11 @@ impl Access {
                     let _ = self.store.write(&record, Bytes::from(seconds.to_string()), true).await;
                 }
             }
-            Authority::Client(credential) => {
-                self.granted.insert(name.clone(), ());
-                self.grants.insert((name.clone(), self.fingerprint(credential)), Mark::now());
+            Authority::Client(_) | Authority::Prefetch => {
+                if let Some(fingerprint) = self.fingerprint(authority) {
+                    self.granted.insert(name.clone(), ());
+                    self.grants.insert((name.clone(), fingerprint), Mark::now());
+                }
             }
             Authority::Own => {}
         }
@@ -208,7 +241,11 @@ impl Access {
                     }
                 }
             }
-            Authority::Client(credential) => self.grants.invalidate(&(name.clone(), self.fingerprint(credential))),
+            Authority::Client(_) | Authority::Prefetch => {
+                if let Some(fingerprint) = self.fingerprint(authority) {
+                    self.grants.invalidate(&(name.clone(), fingerprint));
+                }
+            }
             Authority::Own => {}
         }
     }

@@ -66,9 +66,9 @@ impl Inner {
             }
         }
         let ask = Ask { name: name.clone(), authority };
-        let others = request.credential.as_ref().is_some_and(|own| ask.authority != Authority::Client(own.clone()));
+        let others = request.claim.clone().is_some_and(|own| ask.authority != own.into());
         let error = match self.fill(upstream.clone(), ask.clone(), digest).await {
-            Err(error) if request.credential.is_some() && is_for_another(error.kind) => error,
+            Err(error) if request.claim.is_some() && is_for_another(error.kind) => error,
             Err(error) if others && error.kind == FailureKind::NotFound => error,
             answer => return answer,
         };
@@ -260,7 +260,7 @@ impl Inner {
     }
 
     /// A blob that is known to be in the repository.
-    async fn stored_blob(self: &Arc<Self>, name: &Name, digest: &Digest) -> Option<Blob> {
+    pub(crate) async fn stored_blob(self: &Arc<Self>, name: &Name, digest: &Digest) -> Option<Blob> {
         let key = (name.clone(), *digest);
         if self.members.get(&key).is_none() {
             // A manifest may be asked for as a blob.
@@ -392,5 +392,7 @@ impl Drop for Landing {
             fills.remove(&self.key);
         }
         self.inner.metrics.fills_running(fills.len());
+        drop(fills);
+        self.filling.land();
     }
 }

@@ -32,6 +32,15 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// By what a client says that it may have what is not for everybody.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// It knows this.
+    Credential(Credential),
+    /// It keeps ready what ImageCaches want, as whoever made this has verified: a node, for itself.
+    Prefetch,
+}
+
 /// With whose right a source is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Authority {
@@ -41,4 +50,15 @@ pub enum Authority {
     Own,
     /// The client's.
     Client(Credential),
+    /// That of ImageCaches: the credential that there is for what they want, which the source knows or asks another source for.
+    Prefetch,
+}
+
+impl From<Claim> for Authority {
+    fn from(claim: Claim) -> Authority {
+        match claim {
+            Claim::Credential(credential) => Authority::Client(credential),
+            Claim::Prefetch => Authority::Prefetch,
+        }
+    }
 }

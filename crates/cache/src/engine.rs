@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,9 @@ use crate::access::{Access, Who};
 use crate::credential::Authority;
 use crate::fill::{Failure, Filling};
 use crate::flight::{Failures, Flights};
+use crate::keep::Keeping;
 use crate::metrics::Metrics;
+use crate::passes::Passes;
 use crate::reply::{DocumentReply, Error, ManifestReply, Outcome, Request};
 use crate::source::{Ask, DocumentQuery, FailureKind, Source, SourceError, Upstream, Upstreams};
 use crate::store::Store;
@@ -58,6 +60,9 @@ impl Default for EngineSettings {
 /// How long the origin's word that there is no such tag is repeated while it cannot be asked.
 const ABSENT_FOR: Duration = Duration::from_secs(3600);
 
+/// How often what is to be kept is looked up anew. What comes in between is protected as it comes.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
 /// Whoever is asked whether something is public may hear so much later that it is no longer.
 const SETTLED: Duration = Duration::from_secs(30);
 
@@ -94,6 +99,8 @@ pub(crate) struct Inner {
     pub(crate) head_flights: Flights<(Name, Digest, Who), (u64, Outcome)>,
     pub(crate) manifest_flights: Flights<ManifestKey, ManifestReply>,
     pub(crate) document_flights: Flights<DocumentKey, DocumentReply>,
+    pub(crate) passes: Passes,
+    pub(crate) keeping: Keeping,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
 }
@@ -155,6 +162,8 @@ impl Engine {
             head_flights: Flights::new(),
             manifest_flights: Flights::new(),
             document_flights: Flights::new(),
+            passes: Passes::default(),
+            keeping: Keeping::default(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             store,
@@ -166,6 +175,7 @@ impl Engine {
             tokio::spawn(inner.clone().keep_budget()),
             tokio::spawn(inner.clone().keep_single()),
             tokio::spawn(inner.clone().keep_whole()),
+            tokio::spawn(inner.clone().keep_used()),
         ] {
             inner.tasks.spawn(work);
         }
@@ -212,12 +222,11 @@ impl Inner {
         F: Fn(Arc<dyn Source>, Ask) -> Fut,
         Fut: Future<Output = Result<T, SourceError>>,
     {
-        let Request { name, credential } = request;
+        let Request { name, claim } = request;
         let known = self.access.known(upstream, request).await;
         let mut hidden = None;
         if let Some(authority) = &known {
-            let others = !upstream.rules.shared
-                && credential.as_ref().is_some_and(|own| *authority != Authority::Client(own.clone()));
+            let others = !upstream.rules.shared && claim.clone().is_some_and(|own| *authority != own.into());
             match self.each_source(upstream, name, authority.clone(), &call).await {
                 Err(error)
                     if upstream.rules.shared
@@ -242,7 +251,9 @@ impl Inner {
         }
         let mut answer = Err(SourceError::new(FailureKind::Unavailable, upstream.registry.as_str(), "not asked"));
         let mut absent = false;
-        for authority in std::iter::once(Authority::Anonymous).chain(credential.clone().map(Authority::Client)) {
+        for authority in
+            std::iter::once(Authority::Anonymous).chain(claim.iter().flat_map(|claim| self.access.rights(name, claim)))
+        {
             answer = self.each_source(upstream, name, authority.clone(), &call).await;
             match &answer {
                 Ok(_) => {
@@ -277,7 +288,7 @@ impl Inner {
         let asks = answer.as_ref().is_err_and(failed) && self.access.asks_in_outage(upstream, request).await;
         answer.map_err(|error| match error.kind {
             _ if asks => SourceError::new(FailureKind::Unauthorized, error.source_label, error.reason),
-            FailureKind::Unauthorized if credential.is_some() => {
+            FailureKind::Unauthorized if claim.is_some() => {
                 self.metrics.access("refused");
                 SourceError::new(FailureKind::Denied, error.source_label, "the origin refused the credential")
             }
@@ -304,7 +315,7 @@ impl Inner {
         // What is refused to the client who came first says nothing about another one's right.
         let refused = result.as_ref().err().is_some_and(|error| match error.kind {
             FailureKind::Unauthorized | FailureKind::Denied | FailureKind::RateLimited { .. } => true,
-            FailureKind::NotFound => matches!(known, Some(Authority::Client(_))),
+            FailureKind::NotFound => matches!(known, Some(Authority::Client(_) | Authority::Prefetch)),
             _ => false,
         });
         if refused && joined && who == Who::Known && !upstream.rules.shared {
@@ -357,16 +368,20 @@ impl Inner {
 
     /// Background work: drops what was used longest ago while the store is over its budget.
     async fn keep_budget(self: Arc<Self>) {
+        self.recall_keep().await;
         let mut pause = PACE.0;
+        let mut looked: Option<Instant> = None;
         loop {
-            self.store.protect(self.pinned().await);
+            if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+                self.protect_kept().await;
+                looked = Some(Instant::now());
+            }
             tokio::select! {
                 () = self.cancel.cancelled() => return,
                 () = self.store.over_budget() => {}
-                // What a pinned tag names changes with the tag.
-                () = tokio::time::sleep(Duration::from_secs(30)), if !self.settings.pins.is_empty() => continue,
+                // What a tag names changes with the tag.
+                () = tokio::time::sleep(LOOK_EVERY), if self.keeps_something() => continue,
             }
-            self.store.protect(self.pinned().await);
             match self.store.evict().await {
                 Ok((blobs, bytes)) if blobs > 0 => {
                     tracing::info!(blobs, bytes, "evicted what was used longest ago");
@@ -435,33 +450,5 @@ impl Inner {
                 Err(error) => tracing::warn!(%error, "the store cannot be scrubbed"),
             }
         }
-    }
-
-    /// Protects what a manifest that just came in names, if its repository has a pinned image.
-    pub(crate) async fn protect_pins_of(self: &Arc<Self>, name: &Name) {
-        if self.settings.pins.iter().any(|(pinned, _)| pinned == name) {
-            self.store.protect(self.pinned().await);
-        }
-    }
-
-    /// What the pinned images consist of, as far as it is in the store.
-    async fn pinned(self: &Arc<Self>) -> HashSet<Digest> {
-        let mut keep = HashSet::new();
-        for (name, reference) in &self.settings.pins {
-            let digest = match reference {
-                Reference::Digest(digest) => Some(*digest),
-                Reference::Tag(tag) => self.tags.get(name, tag).await.map(|tag| tag.digest),
-            };
-            let mut next: Vec<Digest> = digest.into_iter().collect();
-            while let Some(digest) = next.pop() {
-                if keep.insert(digest)
-                    && let Some(stored) = self.stored_manifest(name, &digest).await
-                    && let Ok(manifest) = oci::Manifest::read(&stored.media_type, &stored.bytes)
-                {
-                    next.extend(manifest.children.iter().map(|child| child.digest));
-                }
-            }
-        }
-        keep
     }
 }

@@ -18,9 +18,12 @@ mod documents;
 mod engine;
 mod fill;
 mod flight;
+mod images;
+mod keep;
 mod manifests;
 mod metrics;
 mod pages;
+mod passes;
 mod reply;
 mod rules;
 mod source;
@@ -28,10 +31,13 @@ mod store;
 mod tags;
 
 pub use bucket::Bucket;
-pub use credential::{Authority, Credential};
+pub use credential::{Authority, Claim, Credential};
 pub use engine::{Engine, EngineSettings};
 pub use fill::{FillReader, Filling, HELD_BACK};
+pub use images::WholeImage;
+pub use keep::{HeldImage, Keep, KeepBudget, KnownImage};
 pub use metrics::Metrics;
+pub use passes::{Pass, Spent};
 pub use reply::{Blob, BlobReply, Chunk, Content, DocumentReply, Error, ManifestReply, Outcome, Request};
 pub use rules::{Freshness, Rules};
 pub use source::{

@@ -105,9 +105,7 @@ impl Inner {
             self.admit(&request.name, digest, &media_type, &bytes).await;
             return Ok(ManifestReply { bytes, media_type, digest, warning: None, outcome: Outcome::Revalidated });
         }
-        let reply = self.fetch(upstream, request, &reference).await?;
-        self.protect_pins_of(&request.name).await;
-        Ok(reply)
+        self.fetch(upstream, request, &reference).await
     }
 
     async fn manifest_by_tag(
@@ -194,14 +192,13 @@ impl Inner {
                 let media_type =
                     self.media_type_of(name, &digest).await.or(head.media_type).unwrap_or(MediaType::OCI_MANIFEST);
                 self.admit(name, digest, &media_type, &bytes).await;
+                self.protect_arriving(name, &reference, &digest, (&media_type, &bytes));
                 self.tags.put(name, tag, digest).await;
-                self.protect_pins_of(name).await;
                 return Ok(ManifestReply { bytes, media_type, digest, warning: None, outcome: Outcome::Revalidated });
             }
         }
         let reply = self.fetch(upstream, request, &reference).await?;
         self.tags.put(name, tag, reply.digest).await;
-        self.protect_pins_of(name).await;
         Ok(reply)
     }
 
@@ -218,6 +215,7 @@ impl Inner {
                 self.verify(body, reference, &*source)
             })
             .await?;
+        self.protect_arriving(&request.name, reference, &reply.digest, (&reply.media_type, &reply.bytes));
         if let Err(error) = self.keep_bytes(&reply.digest, &reply.bytes).await {
             self.metrics.store_error(&error);
             tracing::warn!(name = %request.name, digest = %reply.digest, %error, "a manifest could not be kept");

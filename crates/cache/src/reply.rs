@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oci::{Digest, MediaType, Name};
 
-use crate::credential::Credential;
+use crate::credential::Claim;
 use crate::fill::Filling;
 use crate::source::{Document, FailureKind, NoUpstream, SourceError};
 
@@ -14,8 +14,8 @@ use crate::source::{Document, FailureKind, NoUpstream, SourceError};
 pub struct Request {
     /// The repository.
     pub name: Name,
-    /// What the client sent to identify itself.
-    pub credential: Option<Credential>,
+    /// By what the client says that it may have what is not for everybody.
+    pub claim: Option<Claim>,
 }
 
 /// How an answer came about; the label of the metrics and the log.

@@ -132,9 +132,9 @@ pub async fn keep(session: Arc<Session>, settings: Settings) -> Infallible {
 pub async fn look(client: &Client, settings: &Settings, now: SystemTime) -> Result<Vec<Step>, KeepError> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &settings.namespace);
     let authority = read(&secrets, &settings.authority).await?;
-    let [nodes, registry] = &settings.holders;
-    let holders = [read(&secrets, nodes).await?, read(&secrets, registry).await?];
-    let found = [&holders[0], &holders[1]].map(|kept| kept.found.clone());
+    let [nodes, registry, controller] = &settings.holders;
+    let holders = [read(&secrets, nodes).await?, read(&secrets, registry).await?, read(&secrets, controller).await?];
+    let found = std::array::from_fn(|at| holders[at].found.clone());
     let plan = plan(Standing::of(&authority.found, &found), &settings.terms, now)?;
     if plan.authority != authority.found.data {
         write(&secrets, &authority, &plan.authority, None).await?;

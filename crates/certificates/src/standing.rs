@@ -7,7 +7,8 @@ use peers::{Authority, Certificate, Role};
 pub type Data = BTreeMap<String, Vec<u8>>;
 
 /// Who holds certificates, in the order in which they are spoken of here: the role, and its name in the certificate.
-pub const HOLDERS: [(Role, &str); 2] = [(Role::Node, "nodes"), (Role::Registry, "registry")];
+pub const HOLDERS: [(Role, &str); 3] =
+    [(Role::Node, "nodes"), (Role::Registry, "registry"), (Role::Controller, "controller")];
 
 /// Keys of the authority's Secret, as `larder certs` calls its files.
 pub(crate) const SIGNER: [&str; 2] = ["ca.crt", "ca.key"];
@@ -38,7 +39,7 @@ pub struct Standing {
     pub(crate) holders: [Holder; HOLDERS.len()],
 }
 
-/// Nodes, or the registry.
+/// Nodes, the registry, or the controller.
 pub(crate) struct Holder {
     pub(crate) held: Option<Held>,
     pub(crate) trusted: Vec<Certificate>,

@@ -59,7 +59,16 @@ fn all_believe(versions: &[&Secrets], now: SystemTime) -> bool {
 fn the_first_look_makes_everything_and_the_next_nothing() {
     let mut secrets = Secrets::default();
     let steps = secrets.look(start());
-    assert_eq!(steps, [Step::Announced, Step::TookOver, Step::Renewed("nodes"), Step::Renewed("registry")]);
+    assert_eq!(
+        steps,
+        [
+            Step::Announced,
+            Step::TookOver,
+            Step::Renewed("nodes"),
+            Step::Renewed("registry"),
+            Step::Renewed("controller")
+        ]
+    );
     let before = secrets.clone();
     assert_eq!(secrets.look(start() + HOUR), []);
     assert_eq!(secrets.authority.data, before.authority.data);
@@ -96,7 +105,10 @@ fn larder_takes_them() {
 fn certificates_are_renewed_at_two_thirds() {
     let mut secrets = Secrets::at(start());
     assert_eq!(secrets.look(start() + 20 * DAY - HOUR), []);
-    assert_eq!(secrets.look(start() + 20 * DAY), [Step::Renewed("nodes"), Step::Renewed("registry")]);
+    assert_eq!(
+        secrets.look(start() + 20 * DAY),
+        [Step::Renewed("nodes"), Step::Renewed("registry"), Step::Renewed("controller")]
+    );
     assert_eq!(certificates(&secrets.holders[0].data, "ca.crt").len(), 1, "the authority is the same");
 }
 
@@ -182,7 +194,10 @@ fn when_the_authority_is_lost_another_takes_over_without_haste() {
     assert!(all_believe(&[&before, &secrets], now));
     let announced = secrets.clone();
     now += DAY;
-    assert_eq!(secrets.look(now), [Step::TookOver, Step::Renewed("nodes"), Step::Renewed("registry")]);
+    assert_eq!(
+        secrets.look(now),
+        [Step::TookOver, Step::Renewed("nodes"), Step::Renewed("registry"), Step::Renewed("controller")]
+    );
     assert!(all_believe(&[&announced, &secrets], now));
     let over = secrets.clone();
     now += DAY;
@@ -247,6 +262,6 @@ fn an_authority_that_was_put_there_signs() {
     let entries = [("ca.crt", authority.pem().to_owned()), ("ca.key", authority.key_pem())];
     let data = entries.map(|(key, text)| (key.to_owned(), text.into_bytes())).into();
     let mut secrets = Secrets { authority: Found { data, trusted_since: None }, ..Secrets::default() };
-    assert_eq!(secrets.look(start()), [Step::Renewed("nodes"), Step::Renewed("registry")]);
+    assert_eq!(secrets.look(start()), [Step::Renewed("nodes"), Step::Renewed("registry"), Step::Renewed("controller")]);
     assert_eq!(&certificates(&secrets.holders[0].data, "ca.crt"), &[authority.certificate().clone()]);
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use api::{CachePolicySpec, ImageCache, NodeCache, NodeImageState};
+use api::{CachePolicySpec, CachedImage, ImageCache, NodeCache, NodeImageState};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Serialize;
 use warm::Wanted;
@@ -11,6 +11,12 @@ use warm::Wanted;
 pub struct ImageRow {
     /// The image as runtimes name it.
     pub image: String,
+    /// How many pods use it, where that is known.
+    pub pods: Option<u32>,
+    /// How many workloads name it, where that is known.
+    pub workloads: Option<u32>,
+    /// Whether larder's registry has all of it, where that is known.
+    pub registry: Option<bool>,
     /// How many nodes have it.
     pub nodes: u32,
     /// On how many it is wanted and ready.
@@ -19,9 +25,9 @@ pub struct ImageRow {
     pub coming: u32,
     /// On how many it is wanted and cannot be made ready.
     pub failed: u32,
-    /// Its size in bytes, as runtimes count it; the largest where they differ.
+    /// Its size in bytes, as runtimes count it; the largest where they differ. What larder's registry has of it where no node has it.
     pub bytes: Option<u64>,
-    /// When a container last used it on any node, where nodes look.
+    /// When a container last used it on any node, where nodes look, or a pod in the cluster.
     pub last_used: Option<Time>,
     /// The digests that nodes have of it: more than one while a tag moves.
     pub digests: Vec<String>,
@@ -31,8 +37,13 @@ pub struct ImageRow {
     pub failures: BTreeMap<String, String>,
 }
 
-/// All images that nodes have or ImageCaches want, by their names.
-pub fn images(nodes: &[NodeCache], caches: &[ImageCache], policy: &CachePolicySpec) -> Vec<ImageRow> {
+/// All images that nodes have, ImageCaches want or CachedImages tell of, by their names.
+pub fn images(
+    nodes: &[NodeCache],
+    caches: &[ImageCache],
+    known: &[CachedImage],
+    policy: &CachePolicySpec,
+) -> Vec<ImageRow> {
     let mut rows: BTreeMap<String, ImageRow> = BTreeMap::new();
     for cache in caches {
         for image in Wanted::of_status(cache, policy).images {
@@ -64,6 +75,14 @@ pub fn images(nodes: &[NodeCache], caches: &[ImageCache], policy: &CachePolicySp
                 row.digests.push(digest.clone());
             }
         }
+    }
+    for image in known {
+        let row = row(&mut rows, &image.spec.image.to_string());
+        let Some(status) = &image.status else { continue };
+        (row.pods, row.workloads) = (Some(status.pods), Some(status.workloads));
+        row.registry = Some(status.held.registry);
+        row.bytes = row.bytes.or(status.bytes);
+        row.last_used = row.last_used.take().max(status.last_used.clone());
     }
     rows.into_values().collect()
 }
@@ -114,7 +133,13 @@ mod tests {
             "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache", "metadata": {"namespace": "shop", "name": "web"},
             "spec": {"images": ["quay.io/a:1", "quay.io/nowhere:1"]},
         });
-        let rows = images(&nodes, &[serde_json::from_value(cache).unwrap()], &CachePolicySpec::default());
+        let known = json!({
+            "apiVersion": "larder.dev/v1alpha1", "kind": "CachedImage", "metadata": {"name": "x"},
+            "spec": {"image": "quay.io/b:1"},
+            "status": {"pods": 3, "workloads": 1, "bytes": 9, "held": {"registry": true}, "lastUsed": "2026-01-03T00:00:00Z"},
+        });
+        let known = [serde_json::from_value(known).unwrap()];
+        let rows = images(&nodes, &[serde_json::from_value(cache).unwrap()], &known, &CachePolicySpec::default());
         let names: Vec<_> = rows.iter().map(|row| (&*row.image, row.nodes, row.warm, row.coming, row.failed)).collect();
         assert_eq!(
             names,
@@ -122,6 +147,8 @@ mod tests {
         );
         assert_eq!((rows[0].bytes, &*rows[0].wanted_by), (Some(5), &["shop/web".to_owned()][..]));
         assert_eq!(rows[0].failures["b"], "ImageNotFound");
-        assert_eq!(rows[1].last_used.as_ref().unwrap().0.to_string(), "2026-01-02T00:00:00Z");
+        assert_eq!(rows[1].last_used.as_ref().unwrap().0.to_string(), "2026-01-03T00:00:00Z");
+        assert_eq!((rows[1].pods, rows[1].registry, rows[1].bytes), (Some(3), Some(true), Some(7)));
+        assert_eq!((rows[0].pods, rows[0].registry), (None, None));
     }
 }

@@ -1,4 +1,4 @@
-use api::{CachePolicySpec, ImageCache, NodeCache, NodeImage, NodeImageState};
+use api::{CachePolicySpec, CachedImage, CachedImageStatus, ImageCache, NodeCache, NodeImage, NodeImageState};
 use oci::{Image, Reference};
 use serde::Serialize;
 use warm::{Node, Standing, Standings, Unselected, Wanted, covers, selection};
@@ -15,6 +15,8 @@ pub enum Place {
     Runtime,
     /// Other nodes have it, and give it to this one.
     Nodes,
+    /// No node has it, and larder's registry has all of it.
+    Registry,
     /// No node has it: from larder's registry or, if that has not got it either, from the origin.
     RegistryOrOrigin,
     /// The CachePolicy says that it is not cached: from the origin, past larder.
@@ -43,14 +45,16 @@ pub struct Why {
     pub because: Vec<String>,
 }
 
-/// Says it for all nodes that are given. `caches` has the NodeCaches of all nodes of the cluster, since others may give the image.
+/// Says it for all nodes that are given. `known` is the CachedImage of the image, if there is one; `caches` has the NodeCaches of all nodes of the cluster, since others may give the image.
 pub fn why(
     image: &Image,
     nodes: &[Node],
     caches: &[NodeCache],
     image_caches: &[ImageCache],
+    known: Option<&CachedImage>,
     policy: &CachePolicySpec,
 ) -> Whys {
+    let known = known.and_then(|known| known.status.as_ref());
     let name = image.to_string();
     let holders: Vec<&str> = caches.iter().filter(|cache| has(cache, image)).map(node_of).collect();
     let standings = Standings::of(image_caches, policy);
@@ -59,7 +63,7 @@ pub fn why(
     let nodes = nodes.into_iter().map(|node| {
         let cache = caches.iter().find(|cache| node_of(cache) == &*node.name);
         let mut because = Vec::new();
-        let view = View { image, holders: &holders, agents: !caches.is_empty(), policy };
+        let view = View { image, holders: &holders, agents: !caches.is_empty(), known, policy };
         let from = view.place(node, cache, &mut because);
         if is_private(image_caches, &name) {
             because.push("The origin gives it to nobody without a credential: a pod needs a pull secret that the origin accepts.".to_owned());
@@ -83,6 +87,7 @@ struct View<'a> {
     holders: &'a [&'a str],
     /// Agents of some nodes have told what they have.
     agents: bool,
+    known: Option<&'a CachedImageStatus>,
     policy: &'a CachePolicySpec,
 }
 
@@ -124,6 +129,10 @@ impl View<'_> {
         if !covers(&self.policy.images, self.image, "") {
             because.push("The CachePolicy does not let it be cached: the runtime gets it from the origin.".to_owned());
             return Place::Origin;
+        }
+        if self.holders.is_empty() && self.known.is_some_and(|known| known.held.registry) {
+            because.push("No node is known to have it, and larder's registry has all of it.".to_owned());
+            return Place::Registry;
         }
         if self.holders.is_empty() {
             because.push("No node is known to have it: it comes from larder's registry, which fetches from the origin what it does not have yet.".to_owned());
@@ -247,7 +256,12 @@ mod tests {
         ];
         let wanting = image_cache(json!({"images": ["quay.io/a:1"], "nodeSelector": {"pool": "web"}}));
         let policy = serde_json::from_value(policy).unwrap();
-        let whys = why(&image.parse().unwrap(), &nodes, &caches, &[wanting], &policy);
+        let known = json!({
+            "apiVersion": "larder.dev/v1alpha1", "kind": "CachedImage", "metadata": {"name": "x"},
+            "spec": {"image": image}, "status": {"held": {"registry": image.contains("/kept:")}},
+        });
+        let known: CachedImage = serde_json::from_value(known).unwrap();
+        let whys = why(&image.parse().unwrap(), &nodes, &caches, &[wanting], Some(&known), &policy);
         let lines = whys.nodes.iter().flat_map(|why| {
             let head = format!("{}: {:?}", why.node, why.from);
             std::iter::once(head).chain(why.because.iter().map(|reason| format!("  {reason}")))
@@ -261,6 +275,7 @@ mod tests {
         insta::assert_snapshot!("had_by_another", told("quay.io/c:1", json!({})));
         let by_digest = format!("quay.io/c@sha256:{}", "c".repeat(64));
         insta::assert_snapshot!("by_digest", told(&by_digest, json!({"images": {"include": [{"namespace": "*"}]}})));
+        insta::assert_snapshot!("had_by_the_registry", told("quay.io/kept:1", json!({})));
         insta::assert_snapshot!("had_by_nobody", told("quay.io/nowhere:1", json!({})));
         insta::assert_snapshot!(
             "excluded",

@@ -1,7 +1,7 @@
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::{CachePolicy, ImageCache, NodeCache, Upstream, names};
+use api::{CachePolicy, CachedImage, ImageCache, NodeCache, Upstream, names};
 use apiserver::{ApiServer, News, Seen, Watch};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -12,11 +12,17 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::index::{CacheKey, Index, KnownNode, Report, Template, cache_reduced, upstream_reduced, workload_reduced};
+use crate::index::{
+    CacheKey, Index, KnownNode, Pod, Report, Template, cache_reduced, known_reduced, pod_reduced, upstream_reduced,
+    workload_reduced,
+};
 
 /// Objects in a page of a list: of NodeCaches, each of which may have a thousand images, and of all others.
 const PAGE_OF_REPORTS: u32 = 25;
 const PAGE: u32 = 100;
+
+/// The same of pods, of which there are most and little is read.
+const PAGE_OF_PODS: u32 = 250;
 
 /// An index that is kept as the API server tells, and what it hears of it.
 pub(crate) struct Followed {
@@ -25,7 +31,15 @@ pub(crate) struct Followed {
     pub changes: Notify,
     /// Something about an Upstream has changed.
     pub upstreams: Notify,
-    seen: Mutex<Vec<(Arc<str>, Arc<Seen>)>>,
+    seen: Mutex<Vec<Heard>>,
+}
+
+/// What is heard of one kind.
+struct Heard {
+    what: Arc<str>,
+    seen: Arc<Seen>,
+    /// It matters to what is told of images alone: all else goes on without it.
+    of_images: bool,
 }
 
 impl Followed {
@@ -42,13 +56,19 @@ impl Followed {
     /// What has never been listed in full: nothing can be said before.
     pub fn never_heard_of(&self) -> Vec<String> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let missing = seen.iter().filter(|(_, seen)| !seen.ever());
+        let missing = seen.iter().filter(|heard| !heard.seen.ever());
         missing
-            .map(|(what, seen)| match seen.lost() {
+            .map(|Heard { what, seen, .. }| match seen.lost() {
                 Some(lost) => format!("{what}: {}", lost.why),
                 None => format!("{what}: the list is not complete yet"),
             })
             .collect()
+    }
+
+    /// Whether all has been listed in full that matters to more than what is told of images.
+    pub fn is_heard_of(&self) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().all(|heard| heard.of_images || heard.seen.ever())
     }
 
     /// Begins to follow all that matters, in tasks of `tasks`.
@@ -63,6 +83,43 @@ impl Followed {
         self.follow_workloads::<DaemonSet>(server, "the DaemonSets", tasks);
         self.follow_workloads::<Job>(server, "the Jobs", tasks);
         self.follow_workloads::<CronJob>(server, "the CronJobs", tasks);
+        self.follow_pods(server, tasks);
+        self.follow_images(server, tasks);
+    }
+
+    fn follow_pods(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
+        self.follow_for_images(
+            server,
+            Watch::<Pod>::everywhere("the pods").paged(PAGE_OF_PODS),
+            tasks,
+            |index, pod| pod_reduced(pod, index.texts()),
+            |index, news| match news {
+                News::All(pods) => index.replace_pods(pods),
+                News::Changed((key, images)) => index.apply_pod(key, images),
+                News::Gone((key, _)) => index.delete_pod(&key),
+            },
+        );
+    }
+
+    fn follow_images(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
+        self.follow_for_images(
+            server,
+            Watch::<DeserializeGuard<CachedImage>>::everywhere("the CachedImages").paged(PAGE),
+            tasks,
+            |_, guard| match guard.0 {
+                Ok(image) => known_reduced(image),
+                // It is as good as not there, and written anew.
+                Err(invalid) => (invalid.metadata.name.unwrap_or_default(), None),
+            },
+            |index, news| match news {
+                News::All(all) => {
+                    let readable = all.into_iter().filter_map(|(name, known)| Some((name, known?)));
+                    index.replace_known(readable.collect());
+                }
+                News::Changed((name, known)) => index.apply_known(name, known),
+                News::Gone((name, _)) => index.apply_known(name, None),
+            },
+        );
     }
 
     fn follow_nodes(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
@@ -199,9 +256,42 @@ impl Followed {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let seen = Arc::new(Seen::default());
+        self.note(&watch, &seen, false);
+        self.start_following(server, watch, seen, tasks, keep, take);
+    }
+
+    /// The same of what matters to images alone.
+    fn follow_for_images<K, T: Send + 'static>(
+        self: &Arc<Followed>,
+        server: &ApiServer,
+        watch: Watch<K>,
+        tasks: &mut JoinSet<()>,
+        keep: impl Fn(&mut Index, K) -> T + Send + 'static,
+        take: impl Fn(&mut Index, News<T>) + Send + 'static,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let seen = Arc::new(Seen::default());
+        self.note(&watch, &seen, true);
+        self.start_following(server, watch, seen, tasks, keep, take);
+    }
+
+    fn note<K: Resource<DynamicType: Default>>(&self, watch: &Watch<K>, seen: &Arc<Seen>, of_images: bool) {
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push((watch.what().clone(), seen.clone()));
-        drop(all);
+        all.push(Heard { what: watch.what().clone(), seen: seen.clone(), of_images });
+    }
+
+    fn start_following<K, T: Send + 'static>(
+        self: &Arc<Followed>,
+        server: &ApiServer,
+        watch: Watch<K>,
+        seen: Arc<Seen>,
+        tasks: &mut JoinSet<()>,
+        keep: impl Fn(&mut Index, K) -> T + Send + 'static,
+        take: impl Fn(&mut Index, News<T>) + Send + 'static,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
         let (keeper, taker, server) = (self.clone(), self.clone(), server.clone());
         let keep = move |object: K| keep(&mut keeper.index(), object);
         let take = move |news: News<T>| {

@@ -7,7 +7,9 @@ use oci::Image;
 use warm::{Standings, Wanted};
 
 mod cache;
+mod known;
 mod node;
+mod pod;
 mod report;
 mod texts;
 mod upstream;
@@ -15,8 +17,12 @@ mod workload;
 
 pub use cache::CacheKey;
 pub(crate) use cache::reduce as cache_reduced;
+pub use known::KnownImage;
+pub(crate) use known::reduce as known_reduced;
 pub use node::KnownNode;
-pub use report::{Report, State};
+pub(crate) use pod::{Pod, reduce as pod_reduced};
+pub use pod::{PodImages, PodKey};
+pub use report::{HeldHere, Report, State};
 pub use texts::Texts;
 pub use upstream::KnownUpstream;
 pub(crate) use upstream::reduce as upstream_reduced;
@@ -29,13 +35,17 @@ pub use workload::{Workload, WorkloadKey};
 #[derive(Default)]
 pub struct Index {
     policy: CachePolicySpec,
+    has_policy: bool,
     nodes: BTreeMap<Arc<str>, KnownNode>,
     reports: HashMap<Arc<str>, Report>,
     caches: BTreeMap<CacheKey, Arc<ImageCache>>,
     workloads: HashMap<WorkloadKey, Workload>,
+    pods: HashMap<PodKey, PodImages>,
+    known: BTreeMap<String, KnownImage>,
     upstreams: BTreeMap<String, KnownUpstream>,
     texts: Texts,
     changed: bool,
+    uses_changed: bool,
 }
 
 impl fmt::Debug for Index {
@@ -60,7 +70,12 @@ impl Index {
         std::mem::take(&mut self.changed)
     }
 
-    /// The same without forgetting it.
+    /// Whether what uses images, who has them or what is known of them is different since this was last asked.
+    pub fn take_change_of_uses(&mut self) -> bool {
+        std::mem::take(&mut self.uses_changed)
+    }
+
+    /// Whether something is different that [`take_change`](Index::take_change) tells, without forgetting it.
     pub fn has_changed(&self) -> bool {
         self.changed
     }
@@ -70,10 +85,19 @@ impl Index {
         &self.policy
     }
 
+    /// Whether there is one.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.has_policy
+    }
+
     /// Takes in the policy, or that there is none.
     pub fn set_policy(&mut self, policy: Option<CachePolicySpec>) {
+        let has_policy = policy.is_some();
         let policy = policy.unwrap_or_default();
-        self.changed |= self.policy != policy;
+        let changed = self.policy != policy || self.has_policy != has_policy;
+        self.has_policy = has_policy;
+        self.changed |= changed;
+        self.uses_changed |= changed;
         self.policy = policy;
     }
 
@@ -97,59 +121,119 @@ impl Index {
 
     /// These are all NodeCaches.
     pub fn replace_reports(&mut self, reports: Vec<Report>) {
-        let reports = reports.into_iter().map(|report| (report.node.clone(), report)).collect();
-        self.changed |= self.reports != reports;
+        let reports: HashMap<_, _> = reports.into_iter().map(|report| (report.node.clone(), report)).collect();
+        let same = |(node, report): (&Arc<str>, &Report)| {
+            self.reports.get(node).is_some_and(|before| before.is_as_wanted(report))
+        };
+        self.changed |= reports.len() != self.reports.len() || !reports.iter().all(same);
+        self.uses_changed |= self.reports != reports;
         self.reports = reports;
     }
 
     /// A NodeCache is new or has changed.
     pub fn apply_report(&mut self, report: Report) {
-        self.changed |= self.reports.get(&report.node) != Some(&report);
+        let before = self.reports.get(&report.node);
+        self.changed |= !before.is_some_and(|before| before.is_as_wanted(&report));
+        self.uses_changed |= before != Some(&report);
         self.reports.insert(report.node.clone(), report);
     }
 
     /// A NodeCache is gone.
     pub fn delete_report(&mut self, node: &str) {
-        self.changed |= self.reports.remove(node).is_some();
+        let gone = self.reports.remove(node).is_some();
+        self.changed |= gone;
+        self.uses_changed |= gone;
     }
 
     /// These are all ImageCaches.
     pub fn replace_caches(&mut self, caches: Vec<(CacheKey, ImageCache)>) {
         self.caches = caches.into_iter().map(|(key, cache)| (key, Arc::new(cache))).collect();
-        self.changed = true;
+        (self.changed, self.uses_changed) = (true, true);
     }
 
     /// An ImageCache is new or has changed.
     pub fn apply_cache(&mut self, key: CacheKey, cache: ImageCache) {
         self.caches.insert(key, Arc::new(cache));
-        self.changed = true;
+        (self.changed, self.uses_changed) = (true, true);
     }
 
     /// An ImageCache is gone, or cannot be read.
     pub fn delete_cache(&mut self, key: &CacheKey) {
-        self.changed |= self.caches.remove(key).is_some();
+        let gone = self.caches.remove(key).is_some();
+        self.changed |= gone;
+        self.uses_changed |= gone;
     }
 
     /// These are all workloads of a kind.
     pub fn replace_workloads(&mut self, kind: api::WorkloadKind, workloads: Vec<(WorkloadKey, Option<Workload>)>) {
         self.workloads.retain(|key, _| key.kind != kind);
         self.workloads.extend(workloads.into_iter().filter_map(|(key, workload)| Some((key, workload?))));
-        self.changed = true;
+        (self.changed, self.uses_changed) = (true, true);
     }
 
     /// A workload is new or has changed; none if it has nothing to run any more.
     pub fn apply_workload(&mut self, key: WorkloadKey, workload: Option<Workload>) {
         let same = self.workloads.get(&key) == workload.as_ref();
         self.changed |= !same;
+        self.uses_changed |= !same;
         match workload {
             Some(workload) => drop(self.workloads.insert(key, workload)),
             None => drop(self.workloads.remove(&key)),
         }
     }
 
-    /// How many there are: nodes, NodeCaches, ImageCaches, workloads.
-    pub fn sizes(&self) -> [usize; 4] {
-        [self.nodes.len(), self.reports.len(), self.caches.len(), self.workloads.len()]
+    /// These are all pods.
+    pub fn replace_pods(&mut self, pods: Vec<(PodKey, PodImages)>) {
+        self.pods = pods.into_iter().collect();
+        self.uses_changed = true;
+    }
+
+    /// A pod is new or has changed.
+    pub fn apply_pod(&mut self, key: PodKey, images: PodImages) {
+        self.uses_changed |= self.pods.get(&key) != Some(&images);
+        self.pods.insert(key, images);
+    }
+
+    /// A pod is gone.
+    pub fn delete_pod(&mut self, key: &PodKey) {
+        self.uses_changed |= self.pods.remove(key).is_some();
+    }
+
+    /// These are all CachedImages, by their names.
+    pub fn replace_known(&mut self, known: Vec<(String, KnownImage)>) {
+        self.known = known.into_iter().collect();
+        self.uses_changed = true;
+    }
+
+    /// A CachedImage is new or has changed; none if it is gone.
+    pub fn apply_known(&mut self, name: String, known: Option<KnownImage>) {
+        self.uses_changed |= self.known.get(&name) != known.as_ref();
+        match known {
+            Some(known) => drop(self.known.insert(name, known)),
+            None => drop(self.known.remove(&name)),
+        }
+    }
+
+    /// How many there are: nodes, NodeCaches, ImageCaches, workloads, pods, CachedImages.
+    pub fn sizes(&self) -> [usize; 6] {
+        let [nodes, reports, caches] = [self.nodes.len(), self.reports.len(), self.caches.len()];
+        [nodes, reports, caches, self.workloads.len(), self.pods.len(), self.known.len()]
+    }
+
+    pub(crate) fn pods(&self) -> impl Iterator<Item = (&PodKey, &PodImages)> {
+        self.pods.iter()
+    }
+
+    pub(crate) fn workloads(&self) -> impl Iterator<Item = (&WorkloadKey, &Workload)> {
+        self.workloads.iter()
+    }
+
+    pub(crate) fn reports(&self) -> impl Iterator<Item = &Report> {
+        self.reports.values()
+    }
+
+    pub(crate) fn known(&self) -> &BTreeMap<String, KnownImage> {
+        &self.known
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &KnownNode> {

@@ -1,18 +1,22 @@
 //! What `larder controller` does: it sums up in the status of each ImageCache what the NodeCaches say, writes the images of
-//! workloads there before their pods exist, asks what tags mean by now and writes that there, asks the endpoints of Upstreams whether they are there, and takes the taint `larder.dev/warming` from nodes that are warm.
+//! workloads there before their pods exist, asks what tags mean by now and writes that there, keeps a CachedImage of each image that something names, tells the larder registry
+//! which of them are in use, asks the endpoints of Upstreams whether they are there, and takes the taint `larder.dev/warming` from nodes that are warm.
 //!
 //! [`Index`] is a plain struct that is fed with what the API server tells and asked what to write; `run` puts it between watches
 //! and writes. Of several replicas the one that holds the Lease writes; the others follow, so as to take over at once.
 #![forbid(unsafe_code)]
 
+mod discovery;
 mod failures;
 mod follow;
 mod gate;
 mod gatekeeper;
+mod images;
 mod index;
 mod lease;
 mod metrics;
 mod prober;
+mod recorder;
 mod refresh;
 mod run;
 #[cfg(test)]
@@ -20,9 +24,12 @@ mod sample;
 mod status;
 mod tags;
 mod upstreams;
+mod uses;
 mod writer;
 
 pub use certificates::Settings as Certificates;
+pub use discovery::Keeper;
+pub use images::{Holding, Told, ToldImage};
 pub use index::{CacheKey, Index};
 pub use lease::{Lease, LeaseSettings};
 pub use metrics::Metrics;

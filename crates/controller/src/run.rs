@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::discovery::{Discovery, Facts, Keeper};
 use crate::follow::Followed;
 use crate::gatekeeper::Gatekeeper;
 use crate::lease::{Lease, LeaseSettings};
@@ -36,6 +37,8 @@ pub struct Settings {
     pub certificates: Option<certificates::Settings>,
     /// By whom tags are asked for.
     pub resolver: Arc<dyn Resolver>,
+    /// Who keeps what is in use.
+    pub keeper: Arc<dyn Keeper>,
     /// By whom endpoints are asked whether they are there.
     pub prober: Arc<dyn Prober>,
 }
@@ -45,6 +48,7 @@ pub struct Controller {
     settings: Settings,
     followed: Arc<Followed>,
     session: Arc<Session>,
+    facts: Arc<Facts>,
     metrics: Metrics,
 }
 
@@ -52,7 +56,7 @@ impl Controller {
     /// Does nothing yet.
     pub fn new(settings: Settings, metrics: Metrics) -> Arc<Controller> {
         let session = Arc::new(Session::new(settings.server.clone()));
-        Arc::new(Controller { settings, followed: Followed::new(), session, metrics })
+        Arc::new(Controller { settings, followed: Followed::new(), session, facts: Arc::default(), metrics })
     }
 
     /// Whether all that matters has been heard of, or why not. One that does not lead is ready too: it can take over.
@@ -86,9 +90,11 @@ impl Controller {
 
     async fn work(&self, mut leading: watch::Receiver<bool>) {
         let mut writer = Writer::new(self.session.clone(), self.metrics.clone());
-        let mut keeper = Gatekeeper::new(self.session.clone(), self.metrics.clone());
+        let mut gatekeeper = Gatekeeper::new(self.session.clone(), self.metrics.clone());
         let resolver = self.settings.resolver.clone();
         let mut refresher = Refresher::new(resolver, self.session.clone(), self.metrics.clone());
+        let (followed, facts, keeper) = (self.followed.clone(), self.facts.clone(), self.settings.keeper.clone());
+        let mut discovery = Discovery::new(followed, facts, keeper, self.session.clone(), self.metrics.clone());
         let (prober, metrics) = (self.settings.prober.clone(), self.metrics.clone());
         let mut attendance = Attendance::new(self.followed.clone(), prober, self.session.clone(), metrics);
         loop {
@@ -100,7 +106,8 @@ impl Controller {
             writer.forget();
             refresher.forget().await;
             tokio::select! {
-                () = self.lead(&mut writer, &mut keeper, &mut refresher) => {}
+                () = self.lead(&mut writer, &mut gatekeeper, &mut refresher) => {}
+                () = discovery.lead() => {}
                 () = attendance.lead() => {}
                 () = self.certify() => {}
                 // A write in progress is dropped, as another may lead by the time that it would be taken.
@@ -112,7 +119,8 @@ impl Controller {
     async fn lead(&self, writer: &mut Writer, keeper: &mut Gatekeeper, refresher: &mut Refresher) {
         loop {
             let looked = Instant::now();
-            let next = if self.ready().is_ok() { self.step(writer, keeper, refresher).await } else { looked + LOOK };
+            let next =
+                if self.followed.is_heard_of() { self.step(writer, keeper, refresher).await } else { looked + LOOK };
             tokio::select! {
                 () = self.followed.changes.notified() => {
                     let soon = (Instant::now() + GATHER).max(looked + REST);
@@ -138,13 +146,14 @@ impl Controller {
         let (statuses, releases, wait, granted, next_tag) = {
             let mut index = self.followed.index();
             index.take_change();
-            let kinds = ["Node", "NodeCache", "ImageCache", "workload"];
+            let kinds = ["Node", "NodeCache", "ImageCache", "workload", "Pod", "CachedImage"];
             for (kind, size) in kinds.into_iter().zip(index.sizes()) {
                 self.metrics.objects.get_or_create(&Kind { kind }).set(i64::try_from(size).unwrap_or(i64::MAX));
             }
             let (releases, wait) = index.releases(&now);
             let (due, next_tag) = refresher.tags.due(&index, &now, Instant::now());
             refresher.ask(due);
+            self.facts.set(refresher.tags.facts());
             let granted = refresher.tags.granted(&index);
             (index.stale_statuses(&refresher.tags, &now), releases, wait, granted, next_tag)
         };

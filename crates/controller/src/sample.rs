@@ -7,7 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use crate::index::{
-    CacheKey, Index, KnownNode, Report, WorkloadKey, cache_reduced, upstream_reduced, workload_reduced,
+    CacheKey, Index, KnownNode, Pod, PodKey, Report, WorkloadKey, cache_reduced, pod_reduced, upstream_reduced,
+    workload_reduced,
 };
 
 /// A moment of the day that all tests are on.
@@ -71,6 +72,34 @@ impl Index {
         .expect("a Deployment");
         let (key, workload) = workload_reduced(&deployment, self.texts());
         self.apply_workload(key, workload);
+    }
+
+    /// A node that has these images with these digests.
+    pub(crate) fn tells_digests(&mut self, node: &str, images: &[(&str, &str)]) {
+        let image = |(image, digest): &(&str, &str)| json!({"image": image, "digest": digest, "state": "Present"});
+        let cache: NodeCache = serde_json::from_value(json!({
+            "apiVersion": "larder.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": node},
+            "status": {"images": images.iter().map(image).collect::<Vec<_>>()},
+        }))
+        .expect("a NodeCache");
+        let report = Report::of(&cache, self.texts());
+        self.apply_report(report);
+    }
+
+    pub(crate) fn pod(&mut self, name: &str, images: &[&str]) {
+        let CacheKey { namespace, name } = key(name);
+        let containers: Vec<_> = images.iter().map(|image| json!({"name": "c", "image": image})).collect();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"namespace": namespace, "name": name}, "spec": {"containers": containers},
+        }))
+        .expect("a pod");
+        let (key, images) = pod_reduced(pod, self.texts());
+        self.apply_pod(key, images);
+    }
+
+    pub(crate) fn no_pod(&mut self, name: &str) {
+        let CacheKey { namespace, name } = key(name);
+        self.delete_pod(&PodKey { namespace: namespace.into(), name: name.into() });
     }
 
     pub(crate) fn no_deployment(&mut self, name: &str) {

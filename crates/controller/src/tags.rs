@@ -45,6 +45,19 @@ pub struct Tags {
     wishes: HashMap<CacheKey, Wish>,
 }
 
+/// What is known of a tag, for whoever tells of images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fact {
+    /// What it means.
+    pub digest: Option<Digest>,
+    /// When the last answer came.
+    pub checked: Option<Time>,
+    /// How long an answer is believed; for ever if not given.
+    pub fresh_for: Option<Duration>,
+    /// Why nobody knows what it means, if that is to be told.
+    pub failure: Option<Unresolved>,
+}
+
 /// What is known of a tag.
 #[derive(Debug, Default)]
 struct Known {
@@ -56,6 +69,8 @@ struct Known {
     /// Questions since one was answered well, and how the last one failed.
     failures: u32,
     failure: Option<Unresolved>,
+    /// How long an answer is believed, by whoever wants it asked for most often; for ever if nobody says.
+    fresh_for: Option<Duration>,
 }
 
 /// That somebody wants the tags of an ImageCache asked for at once.
@@ -72,6 +87,7 @@ impl Tags {
         let (standings, freshness) = (index.standings(), index.freshness());
         let mut whens: HashMap<Image, Option<Instant>> = HashMap::new();
         let mut annotated = HashSet::new();
+        let mut intervals: HashMap<Image, Option<Duration>> = HashMap::new();
         for (key, cache) in index.caches() {
             let wished = self.wish(key, cache, at);
             if wished.is_some() {
@@ -81,11 +97,18 @@ impl Tags {
                 let known = self.known.entry(image.clone()).or_insert_with(|| Known::of(cache, &image, now, at));
                 let interval = interval(cache, &image, index.policy(), freshness.get(&image.name.registry).copied());
                 let when = known.when(interval, wished, at);
+                let least = intervals.entry(image.clone()).or_insert(interval);
+                *least = (*least).into_iter().chain(interval).min();
                 let first = whens.entry(image).or_default();
                 *first = match (*first, when) {
                     (Some(one), Some(other)) => Some(one.min(other)),
                     (one, other) => one.or(other),
                 };
+            }
+        }
+        for (image, interval) in intervals {
+            if let Some(known) = self.known.get_mut(&image) {
+                known.fresh_for = interval;
             }
         }
         self.wishes.retain(|key, _| annotated.contains(key));
@@ -181,6 +204,20 @@ impl Tags {
     pub(crate) fn failure(&self, image: &Image) -> Option<&Unresolved> {
         let known = self.known.get(image)?;
         known.failure.as_ref().filter(|failure| failure.definite || known.failures >= OUTAGE)
+    }
+
+    /// All that is known.
+    pub fn facts(&self) -> HashMap<Image, Fact> {
+        let fact = |(image, known): (&Image, &Known)| {
+            let fact = Fact {
+                digest: known.digest,
+                checked: known.asked.as_ref().map(|(_, when)| when.clone()),
+                fresh_for: known.fresh_for,
+                failure: self.failure(image).cloned(),
+            };
+            (image.clone(), fact)
+        };
+        self.known.iter().map(fact).collect()
     }
 
     /// When the tags of an ImageCache were last asked for, as its status is to say: newer than it says when one has moved or somebody

@@ -20,6 +20,7 @@ mod manifest;
 mod media;
 mod name;
 mod pattern;
+mod platform;
 mod reference;
 mod route;
 mod short;
@@ -31,6 +32,7 @@ pub use manifest::{Descriptor, Manifest, ManifestError, ManifestKind};
 pub use media::{MANIFEST_TYPES, MediaType};
 pub use name::{Name, NameError, Registry, Repository};
 pub use pattern::Pattern;
+pub use platform::Platform;
 pub use reference::{Reference, ReferenceError, Tag};
 pub use route::{Endpoint, Route, RouteError};
 

@@ -1,6 +1,6 @@
 use serde::Deserialize;
 
-use crate::{Digest, MediaType};
+use crate::{Digest, MediaType, Platform};
 
 /// What larder reads of a manifest or index. The bytes themselves are stored and served as they came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Descriptor {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
+    /// What it is for, where an index says so.
+    pub platform: Option<Platform>,
 }
 
 /// Why a manifest is refused.
@@ -67,15 +69,28 @@ struct Fields {
 struct Pointer {
     digest: Option<String>,
     size: Option<u64>,
+    platform: Option<serde_json::Value>,
 }
 
 impl Pointer {
     fn read(self) -> Option<Descriptor> {
-        Some(Descriptor { digest: self.digest?.parse().ok()?, size: self.size? })
+        // One that cannot be read is for nobody, which is no reason to refuse the rest.
+        let platform = self.platform.map(|platform| serde_json::from_value(platform).unwrap_or_default());
+        Some(Descriptor { digest: self.digest?.parse().ok()?, size: self.size?, platform })
     }
 }
 
 impl Manifest {
+    /// Of an index, the manifest that is best for a platform; those that do not say what they are for are for any.
+    pub fn best_for(&self, platform: &Platform) -> Option<&Descriptor> {
+        let rank = |child: &Descriptor| match &child.platform {
+            Some(other) => platform.rank(other),
+            None => Some(usize::MAX),
+        };
+        let ranked = self.children.iter().filter_map(|child| Some((rank(child)?, child)));
+        ranked.min_by_key(|(rank, _)| *rank).map(|(_, child)| child)
+    }
+
     /// Reads what matters of a manifest that came with `content_type`.
     ///
     /// Lenient with unknown fields, strict with what could be read in two ways: a field of interest given twice, an image
@@ -136,10 +151,32 @@ mod tests {
         assert_eq!(manifest.kind, ManifestKind::Image);
         assert_eq!(
             manifest.children,
-            [Descriptor { digest: digest("c"), size: 2 }, Descriptor { digest: digest("l"), size: 3 }]
+            [
+                Descriptor { digest: digest("c"), size: 2, platform: None },
+                Descriptor { digest: digest("l"), size: 3, platform: None }
+            ]
         );
         assert_eq!(manifest.subject, Some(digest("s")));
         assert_eq!(read(INDEX, r#"{"manifests":[]}"#).unwrap().kind, ManifestKind::Index);
+    }
+
+    #[test]
+    fn the_manifest_of_a_platform() {
+        let digest = |text: &str| Digest::sha256(text.as_bytes());
+        let child = |text: &str, rest: &str| format!(r#"{{"digest":"{}","size":2{rest}}}"#, digest(text));
+        let of = |children: &[String]| read(INDEX, &format!(r#"{{"manifests":[{}]}}"#, children.join(","))).unwrap();
+        let platform = |text: &str| Platform { os: "linux".into(), architecture: text.into(), ..Platform::default() };
+        let amd = child("amd", r#","platform":{"os":"linux","architecture":"amd64"}"#);
+        let arm = child("arm", r#","platform":{"os":"linux","architecture":"arm64","variant":"v8"}"#);
+        let proof = child("proof", r#","platform":{"os":"unknown","architecture":"unknown"}"#);
+        let bad = child("bad", r#","platform":"linux/amd64""#);
+        let index = of(&[proof.clone(), bad.clone(), amd, arm.clone()]);
+        assert_eq!(index.best_for(&platform("amd64")).map(|one| one.digest), Some(digest("amd")));
+        assert_eq!(index.best_for(&platform("arm64")).map(|one| one.digest), Some(digest("arm")));
+        assert_eq!(index.best_for(&platform("s390x")), None);
+        let plain = of(&[child("first", ""), child("second", ""), arm]);
+        assert_eq!(plain.best_for(&platform("arm64")).map(|one| one.digest), Some(digest("arm")));
+        assert_eq!(plain.best_for(&platform("amd64")).map(|one| one.digest), Some(digest("first")));
     }
 
     #[test]

@@ -26,17 +26,20 @@ pub enum Role {
     Node,
     /// The registry role: `larder-registry`.
     Registry,
+    /// The controller, who tells the registry what is in use: `larder-controller`.
+    Controller,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Role; 2] = [Role::Node, Role::Registry];
+    pub const ALL: [Role; 3] = [Role::Node, Role::Registry, Role::Controller];
 
     /// The DNS name that stands for the role in a certificate.
     pub fn dns_name(self) -> &'static str {
         match self {
             Role::Node => "larder-node",
             Role::Registry => "larder-registry",
+            Role::Controller => "larder-controller",
         }
     }
 

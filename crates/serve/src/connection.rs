@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::drain::linger;
 use crate::handshake::Handshake;
-use crate::service::{Client, Shared};
+use crate::service::{Client, Guest, Shared};
 use crate::settings::Limits;
 use crate::tls::TlsIo;
 use crate::watch::{Phase, Watch};
@@ -62,7 +62,7 @@ impl Host {
                 let mappings = Arc::new(Mappings::default());
                 let watch = Watch::new(phase.clone(), &self.limits);
                 let io = PlainIo::new(stream, mappings.clone(), watch, returned.clone());
-                return self.speak(io, phase, address, Some(mappings)).await;
+                return self.speak(io, phase, (address, Guest::Anybody), Some(mappings)).await;
             };
             let stream = match tls.accept(stream, address, self.limits.head).await {
                 Ok(stream) => stream,
@@ -73,7 +73,8 @@ impl Host {
                 Err(None) => return false,
             };
             let watch = Watch::new(phase.clone(), &self.limits);
-            self.speak(TlsIo::new(stream, watch, returned.clone()), phase, address, None).await
+            let guest = tls.guest(&stream);
+            self.speak(TlsIo::new(stream, watch, returned.clone()), phase, (address, guest), None).await
         };
         let abrupt = tokio::select! {
             abrupt = served => abrupt,
@@ -90,12 +91,18 @@ impl Host {
     }
 
     /// Speaks HTTP; whether the client may still be sending at the end.
-    async fn speak<IO>(&self, io: IO, phase: Arc<Phase>, address: SocketAddr, mappings: Option<Arc<Mappings>>) -> bool
+    async fn speak<IO>(
+        &self,
+        io: IO,
+        phase: Arc<Phase>,
+        (address, guest): (SocketAddr, Guest),
+        mappings: Option<Arc<Mappings>>,
+    ) -> bool
     where
         IO: Read + Write + Unpin + Send + 'static,
     {
         let idle = phase.clone();
-        let client = Arc::new(Client { shared: self.shared.clone(), address, phase, mappings });
+        let client = Arc::new(Client { guest, shared: self.shared.clone(), address, phase, mappings });
         let cut = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let service = service_fn(|request| {
             let (client, cut) = (client.clone(), cut.clone());

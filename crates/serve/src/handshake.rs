@@ -9,7 +9,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::metrics::Metrics;
-use crate::settings::TlsChoice;
+use crate::service::Guest;
+use crate::settings::{KeeperChoice, TlsChoice};
 
 /// A refusal for one reason is logged no more often than this; the others are counted.
 const QUIET: Duration = Duration::from_secs(10);
@@ -114,6 +115,7 @@ impl Refusal {
 pub(crate) struct Handshake {
     door: Door,
     choice: TlsChoice,
+    keeper: Option<KeeperChoice>,
     metrics: Metrics,
     said: Mutex<[Said; Refusal::ALL.len()]>,
 }
@@ -139,7 +141,24 @@ impl Said {
 
 impl Handshake {
     pub(crate) fn new(door: Door, choice: TlsChoice, metrics: Metrics) -> Handshake {
-        Handshake { door, choice, metrics, said: Mutex::default() }
+        Handshake { door, choice, keeper: None, metrics, said: Mutex::default() }
+    }
+
+    /// Lets some of those who come say what is in use.
+    pub(crate) fn with_keeper(self, keeper: KeeperChoice) -> Handshake {
+        Handshake { keeper: Some(keeper), ..self }
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn guest(&self, stream: &TlsStream<TcpStream>) -> Guest {
+        if self.door == Door::Clients {
+            return Guest::Anybody;
+        }
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        match (&self.keeper, shown) {
+            (Some(keeper), Some(certificate)) if keeper(certificate) => Guest::Keeper,
+            _ => Guest::Node,
+        }
     }
 
     /// Begins TLS with a client. Where that fails, the socket comes back if the client is to hear why, which an early close

@@ -20,6 +20,7 @@ mod content;
 mod drain;
 mod failure;
 mod handshake;
+mod keep;
 mod metrics;
 mod port;
 mod query;
@@ -33,7 +34,8 @@ mod watch;
 mod zero_copy;
 
 pub use admin::Admin;
+pub use keep::KEEP_PATH;
 pub use metrics::Metrics;
 pub use port::Port;
 pub use server::{Error, Server};
-pub use settings::{Limits, Mirror, ServeSettings, TlsChoice, TlsFiles};
+pub use settings::{KeeperChoice, Limits, Mirror, ServeSettings, TlsChoice, TlsFiles};

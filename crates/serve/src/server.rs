@@ -15,7 +15,7 @@ use crate::handshake::{Door, Handshake};
 use crate::metrics::Metrics;
 use crate::port::Port;
 use crate::service::Shared;
-use crate::settings::{Limits, ServeSettings, TlsChoice};
+use crate::settings::{KeeperChoice, Limits, ServeSettings, TlsChoice};
 use crate::throttle::Throttle;
 
 /// How long to wait when there are no more file descriptors.
@@ -94,10 +94,14 @@ impl Server {
     }
 
     /// Answers nodes besides, who come to `port` over TLS: whom to let in is for `tls` to say, and what a client may have
-    /// is then found out as for any other. Limits hold for both addresses together.
+    /// is then found out as for any other. Whoever `keeper` tells may say what is in use.
+    /// Limits hold for both addresses together.
     #[must_use]
-    pub fn with_nodes(mut self, port: Port, tls: TlsChoice) -> Server {
-        let handshake = Handshake::new(Door::Nodes, tls, self.shared.metrics.clone());
+    pub fn with_nodes(mut self, port: Port, tls: TlsChoice, keeper: Option<KeeperChoice>) -> Server {
+        let mut handshake = Handshake::new(Door::Nodes, tls, self.shared.metrics.clone());
+        if let Some(keeper) = keeper {
+            handshake = handshake.with_keeper(keeper);
+        }
         self.nodes = Some(Entrance::new(port, Some(handshake)));
         self
     }

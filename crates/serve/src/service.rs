@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cache::{Blob, Content as Found, DocumentQuery, Outcome};
+use cache::{Blob, Claim, Content as Found, DocumentQuery, Outcome, Spent};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use oci::{Digest, Endpoint, ErrorCode, MediaType, Name, Reference, Registry, Route};
@@ -21,6 +21,9 @@ use crate::throttle::Throttle;
 use crate::watch::Phase;
 use crate::zero_copy::Mappings;
 
+/// By this header nodes tell the larder registry that they ask for what ImageCaches want.
+const PREFETCH: &str = "larder-prefetch";
+
 /// Most tags that one page of a list holds.
 const TAGS_AT_ONCE: u32 = 10_000;
 
@@ -35,8 +38,20 @@ pub(crate) struct Shared {
     pub(crate) throttle: Throttle,
 }
 
+/// Who is at the other end of a connection, as far as that is known without a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guest {
+    /// Whoever reaches the address for clients.
+    Anybody,
+    /// Somebody whom TLS let in at the address for nodes.
+    Node,
+    /// The same, who may also say what is in use.
+    Keeper,
+}
+
 /// One client's connection.
 pub(crate) struct Client {
+    pub(crate) guest: Guest,
     pub(crate) shared: Arc<Shared>,
     pub(crate) address: SocketAddr,
     pub(crate) phase: Arc<Phase>,
@@ -72,6 +87,10 @@ impl Client {
             Method::HEAD => Verb::Head,
             _ => Verb::Other,
         };
+        if request.uri().path() == crate::keep::KEEP_PATH && self.guest != Guest::Anybody {
+            let answered = self.kept(&mut request).await;
+            return self.finish(verb, started, answered);
+        }
         let query = Query::parse(request.uri().query());
         let mut answered = match &query {
             Ok(query) => self.routed(verb, &request, query).await,
@@ -90,6 +109,27 @@ impl Client {
             answered.answer.header(header::CONNECTION, HeaderValue::from_static("close"));
         }
         self.finish(verb, started, answered)
+    }
+
+    /// Takes what is in use.
+    async fn kept(&self, request: &mut http::Request<Incoming>) -> Answered {
+        let answer = match self.guest {
+            Guest::Keeper => crate::keep::answer(&self.shared.engine, request).await,
+            Guest::Node | Guest::Anybody => {
+                let message = "this certificate is not that of a controller, who alone says what is in use";
+                Err(Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message))
+            }
+        };
+        match answer {
+            Ok(answer) => Answered::plain(Kind::Other, answer),
+            Err(failure) => {
+                let mut answered = self.failed(Kind::Other, None, &failure);
+                if !crate::drain::small(request).await {
+                    answered.answer.header(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                answered
+            }
+        }
     }
 
     fn finish(&self, verb: Verb, started: Instant, answered: Answered) -> Response<Body> {
@@ -201,7 +241,21 @@ impl Client {
             let message = "only Basic authorization is read here";
             Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
         })?;
-        let asked = cache::Request { name, credential };
+        let claim = match credential {
+            // Whoever comes in by that door has shown that it is a node.
+            _ if self.guest != Guest::Anybody
+                && request.headers().contains_key(PREFETCH)
+                && self.shared.engine.is_wanted(&name) =>
+            {
+                Some(Claim::Prefetch)
+            }
+            Some(credential) => Some(self.shared.engine.claim(credential, &name).map_err(|Spent| {
+                let message = "this password was good for one pull, which has ended";
+                Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
+            })?),
+            None => None,
+        };
+        let asked = cache::Request { name, claim };
         if let Some(time) = throttle.wait_for(ip, &asked, now) {
             return Err(wait(time));
         }
@@ -221,7 +275,7 @@ impl Client {
         match &answered {
             Ok(_) => throttle.accepted(&asked),
             Err(Failure { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. })
-                if asked.credential.is_some() =>
+                if matches!(asked.claim, Some(Claim::Credential(_))) =>
             {
                 throttle.refused(ip, Instant::now());
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use oci::Registry;
 use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 
 /// How a [`Server`](crate::Server) answers: by default over plain HTTP, with the usual limits.
 #[derive(Clone, Debug)]
@@ -53,6 +54,9 @@ pub struct TlsFiles {
 
 /// Gives the TLS configuration of the moment, so that certificates can be replaced at any time.
 pub type TlsChoice = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+/// Tells by a certificate, which was verified, whether its owner may say what is in use.
+pub type KeeperChoice = Arc<dyn Fn(&CertificateDer<'_>) -> bool + Send + Sync>;
 
 /// What clients may use up.
 #[derive(Clone, Debug)]

@@ -60,17 +60,17 @@ impl Throttle {
 
     /// As [`Throttle::wait`], for a request that can be read.
     pub(crate) fn wait_for(&self, address: IpAddr, request: &Request, now: Instant) -> Option<Duration> {
-        let credential = request.credential.as_ref()?;
+        let claim = request.claim.as_ref()?;
         let wait = self.wait(address, now)?;
-        let fingerprint = self.keys.hash_one((credential, &request.name));
+        let fingerprint = self.keys.hash_one((claim, &request.name));
         let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).contains(&fingerprint);
         (!accepted).then_some(wait)
     }
 
     /// The credential of a request was good for it.
     pub(crate) fn accepted(&self, request: &Request) {
-        let Some(credential) = &request.credential else { return };
-        let fingerprint = self.keys.hash_one((credential, &request.name));
+        let Some(claim) = &request.claim else { return };
+        let fingerprint = self.keys.hash_one((claim, &request.name));
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
         if accepted.len() >= ACCEPTED && !accepted.contains(&fingerprint) {
             accepted.clear();
@@ -130,7 +130,7 @@ mod tests {
         let address: IpAddr = "127.0.0.1".parse().unwrap();
         let request = |name: &str, password: &str| Request {
             name: oci::Name::parse(name).unwrap(),
-            credential: Some(cache::Credential::new("me", password)),
+            claim: Some(cache::Claim::Credential(cache::Credential::new("me", password))),
         };
         let (good, guess) = (request("a.test/private", "right"), request("a.test/private", "guess"));
         throttle.accepted(&good);
@@ -139,7 +139,7 @@ mod tests {
         throttle.refused(address, now);
         assert_eq!(throttle.wait_for(address, &good, now), None);
         assert!(throttle.wait_for(address, &guess, now).is_some());
-        assert_eq!(throttle.wait_for(address, &Request { credential: None, ..guess }, now), None);
+        assert_eq!(throttle.wait_for(address, &Request { claim: None, ..guess }, now), None);
     }
 
     #[test]

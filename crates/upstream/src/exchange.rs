@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use cache::{Ask, Authority, Credential, FailureKind};
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, RANGE, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -33,6 +33,8 @@ pub(crate) type Client = legacy::Client<Dialer, Empty<Bytes>>;
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+/// By this header a larder registry knows that a node asks for what ImageCaches want. It heeds it where nodes show who they are.
+const PREFETCH: HeaderName = HeaderName::from_static("larder-prefetch");
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 /// What is read of a body that nobody wants, so that its connection can be used again: bytes, and for how long.
 const DRAIN: (usize, Duration) = (64 * 1024, Duration::from_millis(250));
@@ -88,6 +90,8 @@ pub(crate) struct Exchange {
     prefix: String,
     breaker: Arc<Breaker>,
     challenge: Mutex<Option<Challenge>>,
+    /// It is larder's own.
+    is_larder: bool,
     /// Caches on the way are to ask anew (RFC 9111, section 5.2.1.4).
     renew: bool,
 }
@@ -108,12 +112,22 @@ impl Exchange {
             None if path == "v2" || path.is_empty() => ("/v2/".to_owned(), String::new()),
             _ => (format!("/{path}/v2/"), String::new()),
         };
-        Exchange { shared, label: label.into(), url, root, prefix, breaker, challenge: Mutex::new(None), renew: false }
+        Exchange {
+            shared,
+            label: label.into(),
+            url,
+            root,
+            prefix,
+            breaker,
+            challenge: Mutex::new(None),
+            is_larder: false,
+            renew: false,
+        }
     }
 
-    /// The same, whose requests have caches on the way ask anew if `renew` says so.
-    pub(crate) fn renewing(self, renew: bool) -> Exchange {
-        Exchange { renew, ..self }
+    /// The same for a larder registry in front: it may know what nodes do not, and is to ask anew if `renew` says so.
+    pub(crate) fn of_larder(self, renew: bool) -> Exchange {
+        Exchange { is_larder: true, renew, ..self }
     }
 
     pub(crate) fn label(&self) -> &Arc<str> {
@@ -147,6 +161,8 @@ impl Exchange {
     pub(crate) async fn send(&self, ask: &Ask, call: &Call) -> Result<Answer, Failure> {
         let authority = match &ask.authority {
             Authority::Own if self.shared.credential.is_none() => &Authority::Anonymous,
+            // Another larder may know one.
+            Authority::Prefetch if self.shared.credential.is_none() && !self.is_larder => &Authority::Anonymous,
             authority => authority,
         };
         self.shared.pauses.check(&self.label, authority)?;
@@ -217,9 +233,11 @@ impl Exchange {
     async fn follow(
         &self,
         repository: &Repository,
+        authority: &Authority,
         call: &Call,
         credential: Option<&HeaderValue>,
     ) -> Result<Reply, Failure> {
+        let prefetch = self.is_larder && *authority == Authority::Prefetch;
         let mut url = self.url.clone();
         url.set_path("");
         let text = format!("{}{}{repository}{}", url.as_str().trim_end_matches('/'), self.root, call.target);
@@ -228,12 +246,15 @@ impl Exchange {
         let mut seen = Vec::new();
         loop {
             let credential = credential.filter(|_| !redirected);
-            let response = self.request(&url, call, credential).await.map_err(|failure| match failure.kind {
-                _ if !redirected => failure,
-                // Where the registry leads to says nothing about how it is itself, but that it leads there does.
-                FailureKind::Refused => Failure::invalid(format!("a redirect: {}", failure.reason)),
-                _ => Failure { unwell: false, ..failure },
-            })?;
+            let response =
+                self.request(&url, call, credential, prefetch && !redirected).await.map_err(|failure| match failure
+                    .kind
+                {
+                    _ if !redirected => failure,
+                    // Where the registry leads to says nothing about how it is itself, but that it leads there does.
+                    FailureKind::Refused => Failure::invalid(format!("a redirect: {}", failure.reason)),
+                    _ => Failure { unwell: false, ..failure },
+                })?;
             if !redirect::is_redirect(response.status()) {
                 if !redirected {
                     let headers = response.headers();
@@ -262,6 +283,7 @@ impl Exchange {
         url: &Url,
         call: &Call,
         credential: Option<&HeaderValue>,
+        prefetch: bool,
     ) -> Result<Response<Incoming>, Failure> {
         let uri: Uri = url.as_str().parse().map_err(|_| Failure::invalid("a URL that cannot be asked for"))?;
         let mut request = Request::new(Empty::new());
@@ -278,6 +300,9 @@ impl Exchange {
         }
         if self.renew {
             headers.insert(CACHE_CONTROL, NO_CACHE);
+        }
+        if prefetch {
+            headers.insert(PREFETCH, HeaderValue::from_static("true"));
         }
         if let Some(credential) = credential {
             headers.insert(AUTHORIZATION, credential.clone());

@@ -2,11 +2,13 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use cache::Source;
 use http::StatusCode;
-use http::header::DATE;
-use http_body_util::Empty;
+use http::header::{CONNECTION, CONTENT_TYPE, DATE};
+use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper_util::client::legacy;
+use hyper_util::rt::TokioExecutor;
 use oci::Registry;
 use url::Url;
 
@@ -39,8 +41,8 @@ pub fn trusting(ca_pem: &str) -> Result<TlsChoice, String> {
     Ok(Arc::new(move || trust.config()))
 }
 
-/// Its URL, and a client that connects to it and nothing else that is not public.
-fn reach(front: &Front, resolver: Arc<dyn Resolver>, connect: Duration) -> Result<(Url, Client), SettingsError> {
+/// Its URL, and what connects to it and to nothing else that is not public.
+fn reach(front: &Front, resolver: Arc<dyn Resolver>, connect: Duration) -> Result<(Url, Dialer), SettingsError> {
     let url = endpoint_url(&front.url).and_then(|url| match url.path() {
         "/" => Ok(url),
         _ => Err("it must not have a path".to_owned()),
@@ -52,7 +54,7 @@ fn reach(front: &Front, resolver: Arc<dyn Resolver>, connect: Duration) -> Resul
     let trust = front.tls.clone().map_or(Trust::System, Trust::Chosen);
     let host = url.host_str().unwrap_or_default().to_owned();
     let hosts = Hosts::from([((host, url.port_or_known_default()), HostRule { trust, named: Named::Registry })]);
-    Ok((url, client(Dialer::new(resolver, hosts, connect))))
+    Ok((url, Dialer::new(resolver, hosts, connect)))
 }
 
 /// A larder registry that answers as it should.
@@ -77,8 +79,9 @@ pub struct Unanswered {
 /// It gives no answer that a registry would give, or takes longer than `limit`.
 pub async fn probe(front: &Front, limit: Duration) -> Result<Answered, Unanswered> {
     let failed = |reason: String| Unanswered { reason, out_of_date: false };
-    let (mut url, client) =
+    let (mut url, dialer) =
         reach(front, Arc::new(SystemResolver::new()), limit).map_err(|error| failed(error.to_string()))?;
+    let client: Client = client(dialer);
     url.set_path("/v2/");
     let mut request = http::Request::new(Empty::new());
     *request.uri_mut() = url.as_str().parse().map_err(|_| failed("its URL cannot be asked".to_owned()))?;
@@ -95,6 +98,35 @@ pub async fn probe(front: &Front, limit: Duration) -> Result<Answered, Unanswere
     }
     let date = answer.headers().get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
     Ok(Answered { date })
+}
+
+/// Tells a larder registry something (`PUT`), and gives its answer, of at most `most` bytes. Each time over a connection of its own, so that
+/// where there are several behind one name, each hears of it by and by. Cancellation safe.
+///
+/// # Errors
+/// It takes longer than `limit` or answers anything but 200.
+pub async fn tell(front: &Front, path: &str, text: Bytes, most: usize, limit: Duration) -> Result<Bytes, Unanswered> {
+    let failed = |reason: String| Unanswered { reason, out_of_date: false };
+    let (mut url, dialer) =
+        reach(front, Arc::new(SystemResolver::new()), CONNECT).map_err(|error| failed(error.to_string()))?;
+    url.set_path(path);
+    let client: legacy::Client<Dialer, Full<Bytes>> = legacy::Client::builder(TokioExecutor::new()).build(dialer);
+    let request = http::Request::put(url.as_str())
+        .header(CONTENT_TYPE, "application/json")
+        .header(CONNECTION, "close")
+        .body(Full::new(text))
+        .map_err(|_| failed("its URL cannot be asked".to_owned()))?;
+    let exchange = async {
+        let answer = client.request(request).await.map_err(|error| Unanswered {
+            reason: Failure::of_request(&error).reason,
+            out_of_date: out_of_date(&error),
+        })?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), most).collect().await;
+        let body = body.map_err(|_| failed("its answer broke off, or is too long".to_owned()))?.to_bytes();
+        if status == StatusCode::OK { Ok(body) } else { Err(failed(format!("it answers {status}"))) }
+    };
+    tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(failed("it does not answer in time".to_owned())))
 }
 
 /// Whether the other side's certificate is no longer or not yet good.
@@ -149,7 +181,8 @@ impl FrontDoor {
         metrics: &Metrics,
         resolver: &Arc<dyn Resolver>,
     ) -> Result<FrontDoor, SettingsError> {
-        let (url, client) = reach(front, resolver.clone(), settings.deadlines.connect.min(CONNECT))?;
+        let (url, dialer) = reach(front, resolver.clone(), settings.deadlines.connect.min(CONNECT))?;
+        let client = client(dialer);
         let gauge = metrics.of("registry".to_owned()).open_breakers.clone();
         let breaker = Arc::new(Breaker::new(settings.breaker, gauge));
         Ok(FrontDoor { url, client, breaker, health: Arc::default(), renew: front.renew })
@@ -174,7 +207,7 @@ impl FrontDoor {
             "registry".to_owned(),
         );
         Arc::new(Origin::front(
-            Exchange::new(shared, url, self.breaker.clone()).renewing(self.renew),
+            Exchange::new(shared, url, self.breaker.clone()).of_larder(self.renew),
             self.health.clone(),
         ))
     }

@@ -41,7 +41,7 @@ mod trust;
 pub use address::{Resolver, is_global};
 pub use directory::{Directory, Listing};
 pub use endpoint::{EndpointAnswer, ask_endpoints};
-pub use front::{Answered, Unanswered, probe, trusting};
+pub use front::{Answered, Unanswered, probe, tell, trusting};
 pub use metrics::Metrics;
 pub use settings::{
     BreakerSettings, Deadlines, Endpoint, Front, Limits, MinimumRate, RetrySettings, Settings, SettingsError,

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cache::{
-    Ask, BlobBody, BlobHead, Document, DocumentQuery, FailureKind, ManifestBody, ManifestHead, Source, SourceError,
-    SourceKind,
+    Ask, Authority, BlobBody, BlobHead, Document, DocumentQuery, FailureKind, ManifestBody, ManifestHead, Source,
+    SourceError, SourceKind,
 };
 use http::{HeaderValue, Method, StatusCode};
 use oci::{Digest, MANIFEST_LIMIT, MANIFEST_TYPES, MediaType, Reference};
@@ -42,7 +42,13 @@ impl Origin {
         let status = answer.response.status();
         let wanted = status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT && call.is_ranged();
         if !wanted {
-            let failure = refusal(status, answer.redirected);
+            let mut failure = refusal(status, answer.redirected);
+            if self.kind == SourceKind::Registry
+                && ask.authority == Authority::Prefetch
+                && matches!(failure.kind, FailureKind::Unauthorized | FailureKind::Denied)
+            {
+                failure.reason = "the larder registry has no credential that the origin accepts for this".to_owned();
+            }
             exchange::drain(answer.response).await;
             return Err(failure);
         }

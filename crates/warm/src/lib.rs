@@ -20,6 +20,7 @@
 
 mod gate;
 mod labels;
+mod naming;
 mod node;
 mod objection;
 mod plan;
@@ -33,10 +34,11 @@ mod sample;
 
 pub use gate::{gate_timeout, gates, is_gated};
 pub use labels::Labels;
+pub use naming::cached_image_name;
 pub use node::{Node, Taint};
 pub use objection::{Objection, objections};
 pub use plan::{Plan, Wanter, Wish};
-pub use rule::{covers, keeps};
+pub use rule::{covers, keeps, may_cover};
 pub use selection::{Unselected, selection, selects, selects_labels};
 pub use standing::{Standing, Standings};
 pub use wanted::{Left, Wanted, images_of_workloads};

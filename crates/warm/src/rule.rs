@@ -7,6 +7,14 @@ pub fn covers(images: &Images, image: &Image, namespace: &str) -> bool {
     (images.include.is_empty() || matching(&images.include)) && !matching(&images.exclude)
 }
 
+/// Whether the policy lets an image be cached that an object of some namespace names, whichever that is.
+pub fn may_cover(images: &Images, image: &Image) -> bool {
+    let anywhere = |rule: &ImageRule| ImageRule { namespace: None, ..rule.clone() };
+    let included = images.include.iter().any(|rule| matches(&anywhere(rule), image, ""));
+    let excluded = images.exclude.iter().filter(|rule| rule.namespace.is_none());
+    (images.include.is_empty() || included) && !excluded.into_iter().any(|rule| matches(rule, image, ""))
+}
+
 /// Whether one of the rules of a node's cleanup keeps an image. Nodes do not know the namespaces of those who name it, so what a rule says of
 /// these holds for all images.
 pub fn keeps(rules: &[ImageRule], image: &Image) -> bool {
@@ -85,6 +93,18 @@ mod tests {
             assert_eq!(keeps(&rules, &image.parse().unwrap()), kept, "{image}");
         }
         assert!(!keeps(&[], &"ghcr.io/a:1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_some_namespace_may_have_cached_may_be() {
+        let rules = images(
+            json!({"include": [{"namespace": "shop"}, {"registry": "ghcr.io"}], "exclude": [{"namespace": "dev", "registry": "ghcr.io"}, {"repository": "*:latest"}]}),
+        );
+        for (image, may) in [("quay.io/a:1", true), ("ghcr.io/a:1", true), ("ghcr.io/a:latest", false)] {
+            assert_eq!(may_cover(&rules, &image.parse().unwrap()), may, "{image}");
+        }
+        let rules = images(json!({"include": [{"registry": "ghcr.io", "namespace": "shop"}]}));
+        assert!(!may_cover(&rules, &"quay.io/a:1".parse().unwrap()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
-use api::{CachePolicy, CachePolicySpec, CleanupMode, ImageCache, NodeCache, names};
+use api::{CachePolicy, CachePolicySpec, CachedImage, CleanupMode, ImageCache, NodeCache, names};
 use apiserver::{ApiServer, Need, Session, reason};
 use clap::Args;
 use console::{Place, Table, age, size};
@@ -120,6 +120,14 @@ impl Cluster {
         }
     }
 
+    /// All objects of a kind that only adds to what is told: none where they may not be seen, or are not there.
+    async fn list_if_may<K>(&self) -> Vec<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        self.list().await.unwrap_or_default()
+    }
+
     /// What holds in the cluster.
     async fn policy(&self) -> Result<CachePolicySpec, Failure> {
         let policies: Api<CachePolicy> = Api::all(self.client.clone());
@@ -160,12 +168,23 @@ pub fn images(args: &ImagesArgs) -> Result<ExitCode, Failure> {
     run(async {
         let cluster = Cluster::of(&args.cluster).await?;
         let (nodes, caches) = (cluster.list::<NodeCache>().await?, cluster.list::<ImageCache>().await?);
-        let mut rows = console::images(&nodes, &caches, &cluster.policy().await?);
+        let known = cluster.list_if_may::<CachedImage>().await;
+        let mut rows = console::images(&nodes, &caches, &known, &cluster.policy().await?);
         rows.retain(|row| args.text.as_ref().is_none_or(|text| row.image.contains(text)));
         args.cluster.output.print(&rows, || {
             let now = Timestamp::now();
-            let mut table =
-                Table::new(&["IMAGE", "NODES", "WARM", "COMING", "FAILED", "SIZE", "LAST USED", "WANTED BY"]);
+            let mut table = Table::new(&[
+                "IMAGE",
+                "PODS",
+                "REGISTRY",
+                "NODES",
+                "WARM",
+                "COMING",
+                "FAILED",
+                "SIZE",
+                "LAST USED",
+                "WANTED BY",
+            ]);
             for row in &rows {
                 let wanted = match &*row.wanted_by {
                     [] => String::new(),
@@ -175,7 +194,10 @@ pub fn images(args: &ImagesArgs) -> Result<ExitCode, Failure> {
                 let counts = [row.nodes, row.warm, row.coming, row.failed].map(|count| count.to_string());
                 let size = row.bytes.map(size).unwrap_or_default();
                 let rest = [size, age(row.last_used.as_ref(), now), wanted];
-                table.row([row.image.clone()].into_iter().chain(counts).chain(rest));
+                let pods = row.pods.map(|pods| pods.to_string()).unwrap_or_default();
+                let registry = row.registry.map(|has| if has { "yes" } else { "no" }).unwrap_or_default();
+                let first = [row.image.clone(), pods, registry.to_owned()];
+                table.row(first.into_iter().chain(counts).chain(rest));
             }
             table.to_string()
         })?;
@@ -244,12 +266,16 @@ pub fn why(args: &WhyArgs) -> Result<ExitCode, Failure> {
             return Err(anyhow!("there is no node {name:?}").into());
         }
         let (caches, wanting) = (cluster.list::<NodeCache>().await?, cluster.list::<ImageCache>().await?);
-        let whys = console::why(&image, &nodes, &caches, &wanting, &cluster.policy().await?);
+        let images: Api<CachedImage> = Api::all(cluster.client.clone());
+        // It only adds to what is told.
+        let known = images.get_opt(&::warm::cached_image_name(&image)).await.ok().flatten();
+        let whys = console::why(&image, &nodes, &caches, &wanting, known.as_ref(), &cluster.policy().await?);
         args.cluster.output.print(&whys, || {
             let of_node = |why: &console::Why| {
                 let from = match why.from {
                     Place::Runtime => "is there",
                     Place::Nodes => "comes from other nodes",
+                    Place::Registry => "comes from larder's registry",
                     Place::RegistryOrOrigin => "comes from larder's registry, or the origin",
                     Place::Origin => "comes from the origin, past larder",
                 };

@@ -37,7 +37,7 @@ subjects: [{kind: ServiceAccount, name: larder-node, namespace: larder}]
 pub fn install_definitions(cluster: &Cluster) -> Result<()> {
     let folder = workspace().join("chart/larder/crds").display().to_string();
     cluster.kubectl().run(&["apply", "--server-side", "-f", &folder])?;
-    for plural in ["imagecaches", "nodecaches", "cachepolicies", "upstreams"] {
+    for plural in ["imagecaches", "nodecaches", "cachepolicies", "cachedimages", "upstreams"] {
         let name = format!("{plural}.larder.dev");
         wait_for(&format!("{name} is in force"), PATIENCE, || {
             let found = cluster.kubectl().json(&["get", "crd", &name])?;

@@ -1,11 +1,14 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use testbed::larder::binary;
 use testbed::{Launch, Machine, Node, Process, wait_for};
+
+use crate::peering::give_certificate;
 
 /// Where a runtime finds its node's larder.
 pub const MIRROR: &str = "127.0.0.1:7439";
@@ -39,6 +42,25 @@ impl Registry {
         let process = machine.spawn("larder-registry", launch.args(["--metrics", ADMIN]))?;
         await_ready(machine)?;
         Ok(Registry { machine: process, address: machine.address() })
+    }
+
+    /// Starts it with this configuration, which lets nodes in at port 5002 by the certificate of this name.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn start_for_nodes(machine: &Machine, authority: &Path, name: &str, config: &str) -> Result<Registry> {
+        give_certificate(machine, authority, name, "/etc/larder/registry")?;
+        machine.write("/etc/larder/registry.toml", &format!("{config}\n[registry.nodes]\n"))?;
+        let launch = Launch::new(binary()).args(["registry", "--config", "/etc/larder/registry.toml"]);
+        let launch = launch.args(["--listen", "0.0.0.0:5000", "--log", "debug", "--metrics", ADMIN]);
+        let process = machine.spawn("larder-registry", launch)?;
+        await_ready(machine)?;
+        Ok(Registry { machine: process, address: machine.address() })
+    }
+
+    /// Where nodes find it that have certificates.
+    pub fn url_for_nodes(&self) -> String {
+        format!("https://{}:5002", self.address)
     }
 
     /// Where nodes find it.

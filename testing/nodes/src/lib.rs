@@ -9,6 +9,6 @@ pub use account::{
     KUBECONFIG, act_as, controller_rights, give_account, install_definitions, make_account, registry_rights,
 };
 pub use agent::{Agent, MIRROR, Registry, await_ready, is_ready, metric};
-pub use peering::{certify, member, peering};
+pub use peering::{certify, certify_roles, give_certificate, member, peering};
 pub use puller::{Puller, Way};
 pub use testbed::larder::binary;

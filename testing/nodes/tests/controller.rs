@@ -165,7 +165,7 @@ fn statuses_gates_and_leaders() -> Result<()> {
         })?;
 
         // Nothing changes, and nothing is written.
-        let writes = || metric(first_machine, "larder_controller_writes_total", &[]);
+        let writes = || metric(first_machine, "larder_controller_writes_total", &[("kind", "ImageCache")]);
         await_message(kubectl, "web", "3 of 4 nodes have every image")?;
         let version = || -> Result<Value> {
             Ok(kubectl.json(&["get", "imagecache", "-n", "shop", "web"])?["metadata"]["resourceVersion"].take())

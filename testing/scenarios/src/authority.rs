@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::command::run;
 use crate::larder::Larder;
 
-/// The certificates that `larder certs` makes for a node, `node`, and a registry, `registry`.
+/// The certificates that `larder certs` makes for a node, `node`, a registry, `registry`, and a controller, `controller`.
 pub struct Authority(TempDir);
 
 impl Authority {
@@ -26,11 +26,12 @@ impl Authority {
     pub fn new() -> anyhow::Result<Authority> {
         let dir = tempfile::Builder::new().prefix("larder-certs-").tempdir()?;
         let mut certs = Command::new(Larder::binary());
-        run(certs.arg("certs").arg("--dir").arg(dir.path()).args(["node", "--registry", "registry"]))?;
+        let names = ["node", "--registry", "registry", "--controller", "controller"];
+        run(certs.arg("certs").arg("--dir").arg(dir.path()).args(names))?;
         Ok(Authority(dir))
     }
 
-    /// The folder of `node` or `registry`.
+    /// The folder of `node`, `registry` or `controller`.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }

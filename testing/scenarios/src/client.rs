@@ -70,6 +70,13 @@ impl<S: Read + Write> Client<S> {
         Ok(self.stream.get_mut().write_all(text.as_bytes())?)
     }
 
+    /// Sends a body by `PUT` and reads the whole answer.
+    pub fn put(&mut self, target: &str, body: &str) -> anyhow::Result<Answer> {
+        self.send("PUT", target, &[("content-length", &body.len().to_string())])?;
+        self.stream.get_mut().write_all(body.as_bytes())?;
+        self.answer("PUT")
+    }
+
     /// Reads the head of an answer: its status and headers.
     pub fn head(&mut self) -> anyhow::Result<(u16, Vec<(String, String)>)> {
         let mut line = String::new();

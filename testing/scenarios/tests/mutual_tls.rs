@@ -74,6 +74,41 @@ async fn a_node_pulls_through_the_registry_that_knows_it() -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_controller_alone_says_what_is_in_use() -> anyhow::Result<()> {
+    const PATH: &str = "/larder/v1alpha1/images";
+    let up = Upstream::start().await?;
+    let image = up.image("team/app", "1", &[300_000], 1);
+    let authority = Authority::new()?;
+    let registry = registry(&up, &authority.folder("registry")).start()?;
+    let address = for_nodes(&registry);
+    let list = r#"{"images": [{"image": "up.test/team/app:1", "keep": true}, {"image": "up.test/team/other:1"}]}"#;
+    let by = |who: &str| authority.connect(address, Some(&authority.folder(who)));
+
+    assert_eq!(by("node")?.put(PATH, list)?.status, 403);
+    assert_eq!(by("node")?.ask("GET", PATH, &[])?.status, 403);
+    assert_eq!(registry.client()?.put(PATH, list)?.status, 404);
+    assert_eq!(by("controller")?.ask("GET", PATH, &[])?.status, 405);
+    assert_eq!(by("controller")?.put(PATH, "[")?.status, 400);
+    assert_eq!(by("controller")?.put(PATH, &" ".repeat((8 << 20) + 1000))?.status, 413);
+    let kept = registry.store().join("keep.json");
+    assert!(!kept.exists(), "somebody was believed");
+
+    // It may have what a node may, and is told what is here.
+    let mut controller = by("controller")?;
+    assert_eq!(controller.ask("GET", &manifest("1"), &[])?.status, 200);
+    let held = |answer: scenarios::Answer| -> serde_json::Value { serde_json::from_slice(&answer.body).unwrap() };
+    let told = held(controller.put(PATH, list)?);
+    assert_eq!((&told[0]["digest"], &told[0]["whole"]), (&image.digest.as_str().into(), &false.into()), "{told}");
+    assert_eq!((&told[1]["whole"], &told[1]["bytes"]), (&false.into(), &0.into()), "{told}");
+    assert!(kept.exists());
+    // A list as another version of larder may send it.
+    let newer = r#"{"new": 1, "images": [{"image": "up.test/team/app:1", "keep": true, "new": 2}]}"#;
+    assert_eq!(controller.put(PATH, newer)?.status, 200);
+    assert!(controller.put(PATH, list)?.body.len() > 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_but_a_node_gets_in() -> anyhow::Result<()> {
     let up = Upstream::start().await?;
     up.image("team/app", "1", &[1000], 1);

@@ -35,7 +35,7 @@ impl Pass {
         size: Option<u64>,
         file: Option<&File>,
     ) -> io::Result<Pass> {
-        let Shared { upstream, ask, digest, metrics } = &**shared;
+        let Shared { upstream, ask, digest, metrics, .. } = &**shared;
         let start = handoff.released();
         let mut held = vec![0; (handoff.at - start) as usize];
         if let Some(file) = file {

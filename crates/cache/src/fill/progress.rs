@@ -3,11 +3,12 @@ use std::sync::Arc;
 
 use oci::{Digest, Hasher};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::FillReader;
 use crate::metrics::Metrics;
 use crate::reply::{Blob, Error};
-use crate::source::{Ask, Upstream};
+use crate::source::{Ask, FailureKind, Upstream};
 
 /// What a fill and its readers share.
 pub(super) struct Shared {
@@ -15,6 +16,8 @@ pub(super) struct Shared {
     pub(super) ask: Ask,
     pub(super) digest: Digest,
     pub(super) metrics: Metrics,
+    /// Told when nothing more is done for it: what it brought is in the store and in its repository.
+    pub(super) landed: CancellationToken,
 }
 
 /// How far a fill is.
@@ -85,6 +88,30 @@ impl Filling {
     /// Reads a range of the blob, as its bytes come in. The end is `u64::MAX` where the size is not known.
     pub fn reader(&self, range: std::ops::Range<u64>) -> FillReader {
         FillReader::new(self.clone(), range)
+    }
+
+    /// Waits until all of it is there, which does not mean that it is in the store already. Cancellation-safe.
+    ///
+    /// # Errors
+    /// The fill fails, or the disk takes no more.
+    pub(crate) async fn whole(&mut self) -> Result<Blob, Error> {
+        let over = |progress: &Progress| !matches!(progress.state, State::Starting | State::Running);
+        let Ok(progress) = self.progress.wait_for(over).await else { return Err(super::task::ended()) };
+        match &progress.state {
+            State::Whole(blob) => Ok(blob.clone()),
+            State::Failed(error) => Err(error.clone()),
+            _ => Err(Error::new(FailureKind::Unavailable, "no space left on device: the store takes no more")),
+        }
+    }
+
+    /// Waits until nothing more is done for it, whatever came of it. Cancellation-safe.
+    pub(crate) async fn landed(&self) {
+        self.shared.landed.cancelled().await;
+    }
+
+    /// Nothing more is done for it.
+    pub(crate) fn land(&self) {
+        self.shared.landed.cancel();
     }
 
     /// Waits until a source has answered, or the fill failed. Cancellation-safe.

@@ -48,7 +48,7 @@ pub(crate) fn run(
         all_wrong: false,
         state: State::Starting,
     });
-    let shared = Arc::new(Shared { upstream, ask, digest, metrics });
+    let shared = Arc::new(Shared { upstream, ask, digest, metrics, landed: CancellationToken::new() });
     let task = Task { shared: shared.clone(), store, first, progress: sender, ending };
     (Filling { shared, progress }, task.run())
 }
@@ -96,7 +96,7 @@ struct Attempt {
 impl Task {
     /// The bytes from a source that none of the first `passed_over` ones is.
     fn supply(&self, passed_over: usize) -> Supply {
-        let Shared { upstream, ask, digest, metrics } = &*self.shared;
+        let Shared { upstream, ask, digest, metrics, .. } = &*self.shared;
         let count = upstream.sources.len();
         let source = (self.first + passed_over) % count.max(1);
         Supply::new(upstream.clone(), ask.clone(), *digest, metrics.clone(), source, count - passed_over, 0, None)

@@ -2,7 +2,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub enum Budget {
 pub struct DiskStore {
     pub(super) layout: Layout,
     budget: Budget,
+    /// What whoever says which images are kept says of it besides.
+    limit: Mutex<Option<Budget>>,
     used: AtomicU64,
     /// Whether `used` has been counted since the start.
     counted: Mutex<bool>,
@@ -66,7 +68,11 @@ pub struct DiskStore {
     /// Held while a blob gets its name.
     pub(super) renaming: Mutex<()>,
     pub(super) filling: Mutex<HashMap<Digest, usize>>,
-    pub(super) protected: Mutex<Arc<HashSet<Digest>>>,
+    pub(super) protected: Mutex<HashSet<Digest>>,
+    /// The bytes of what is protected, as the last look that could drop nothing found them, and of what came in since.
+    pub(super) protected_bytes: AtomicU64,
+    /// What must be kept is written down, and nobody has said yet what that comes to: nothing goes until then.
+    pub(super) undecided: AtomicBool,
 }
 
 /// A blob that is kept open. The time of its last touch is kept with it, so that a busy blob is touched once a second.
@@ -192,6 +198,7 @@ impl DiskStore {
             );
         }
         quarantine::trim(&store.layout.root.join("quarantine"));
+        store.undecided.store(store.layout.keep_path().exists(), Ordering::Release);
         store.expect_all()?;
         Ok(store)
     }
@@ -206,6 +213,7 @@ impl DiskStore {
         Ok(Arc::new(DiskStore {
             layout,
             budget,
+            limit: Mutex::default(),
             used: AtomicU64::new(0),
             counted: Mutex::new(false),
             arrived: Mutex::new(Some(HashSet::new())),
@@ -223,6 +231,8 @@ impl DiskStore {
             renaming: Mutex::default(),
             filling: Mutex::new(HashMap::new()),
             protected: Mutex::default(),
+            protected_bytes: AtomicU64::new(0),
+            undecided: AtomicBool::new(false),
         }))
     }
 
@@ -237,7 +247,13 @@ impl DiskStore {
 
     /// The budget in bytes. A share is of the whole file system, and never more than what is there beside other files.
     pub(super) fn budget_bytes(&self) -> u64 {
-        match self.budget {
+        let limit = *self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = self.bytes_of(self.budget);
+        limit.map_or(own, |limit| own.min(self.bytes_of(limit)))
+    }
+
+    fn bytes_of(&self, budget: Budget) -> u64 {
+        match budget {
             Budget::Bytes(bytes) => bytes,
             Budget::Share(share) => self.share(share),
             Budget::ShareUpTo(share, most) => self.share(share).min(most),
@@ -396,20 +412,25 @@ impl DiskStore {
 
     fn write_blocking(&self, record: &Record, value: &[u8], durable: bool) -> Result<(), StoreError> {
         let path = self.layout.root.join(record.path());
-        let folder = path.parent().expect("a record lies in a repository's folder");
         let new = self.new_ingest_path("record");
+        self.replace(&path, &new, value, durable)
+    }
+
+    /// Gives a small file this content, whole or not at all, by way of a new one.
+    pub(super) fn replace(&self, path: &Path, new: &Path, value: &[u8], durable: bool) -> Result<(), StoreError> {
+        let folder = path.parent().expect("it lies in the store's folder");
         let write = || -> io::Result<()> {
-            let mut file = create(&new)?;
+            let mut file = create(new)?;
             file.write_all(value)?;
             if durable {
                 file.sync_all()?;
             }
-            if let Err(error) = fs::rename(&new, &path) {
+            if let Err(error) = fs::rename(new, path) {
                 if error.kind() != io::ErrorKind::NotFound {
                     return Err(error);
                 }
                 make_synced(folder)?;
-                fs::rename(&new, &path)?;
+                fs::rename(new, path)?;
             }
             if durable { File::open(folder)?.sync_all() } else { Ok(()) }
         };
@@ -422,7 +443,7 @@ impl DiskStore {
                     Err(StoreError::io("writing a record")(error))
                 }
             })
-            .inspect_err(|_| drop(fs::remove_file(&new)))
+            .inspect_err(|_| drop(fs::remove_file(new)))
     }
 
     fn erase_blocking(&self, record: &Record) -> Result<(), StoreError> {
@@ -446,6 +467,13 @@ impl DiskStore {
             let budget = self.usage().budget;
             if size > budget {
                 return Err(StoreError::TooLarge { size, budget });
+            }
+            // What is protected fills the budget: nothing that could go would make room. More of it may still come while there is any,
+            // so that the last of it is not lost for a few bytes.
+            let left = budget.saturating_sub(self.protected_bytes.load(Ordering::Relaxed));
+            let protected = self.protected.lock().unwrap_or_else(PoisonError::into_inner).contains(digest);
+            if (protected && left == 0) || (!protected && size > left) {
+                return Err(StoreError::Full);
             }
             // What cannot fit even if all else goes need not begin.
             if size > self.step() && size > self.within_reach() {
@@ -636,10 +664,67 @@ impl Store for Arc<DiskStore> {
 
     fn protect(&self, keep: HashSet<Digest>) {
         let mut protected = self.protected.lock().unwrap_or_else(PoisonError::into_inner);
-        if **protected != keep {
-            *protected = Arc::new(keep);
+        if *protected != keep {
+            *protected = keep;
+            self.protected_bytes.store(0, Ordering::Relaxed);
             self.changes.fetch_add(1, Ordering::Release);
         }
+        drop(protected);
+        self.undecided.store(false, Ordering::Release);
+    }
+
+    fn protect_also(&self, more: &[Digest]) {
+        let mut protected = self.protected.lock().unwrap_or_else(PoisonError::into_inner);
+        protected.extend(more);
+    }
+
+    fn is_protected(&self, digest: &Digest) -> bool {
+        self.protected.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
+    }
+
+    async fn sizes(&self, digests: Vec<Digest>) -> Result<Vec<Option<u64>>, StoreError> {
+        let store = self.clone();
+        blocking(move || Ok(digests.iter().map(|digest| store.size_of(digest)).collect())).await
+    }
+
+    async fn peek(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>, StoreError> {
+        let (store, digest) = (self.clone(), *digest);
+        blocking(move || store.peek_blocking(&digest, limit)).await
+    }
+
+    fn limit(&self, budget: Option<Budget>) {
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        if *limit != budget {
+            *limit = budget;
+            // It may be above it by now.
+            self.changes.fetch_add(1, Ordering::Release);
+            self.pressure.notify_one();
+        }
+    }
+
+    async fn touch(&self, digests: Vec<Digest>) {
+        let store = self.clone();
+        blocking(move || store.touch_all(&digests)).await;
+    }
+
+    async fn expire(&self, unused_for: Duration) -> Result<(u64, u64), StoreError> {
+        let store = self.clone();
+        blocking(move || store.expire_blocking(unused_for)).await
+    }
+
+    async fn read_keep(&self) -> Result<Option<Bytes>, StoreError> {
+        let store = self.clone();
+        blocking(move || match fs::read(store.layout.keep_path()) {
+            Ok(value) => Ok(Some(value.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("reading which images are to be kept")(error)),
+        })
+        .await
+    }
+
+    async fn write_keep(&self, value: Bytes) -> Result<(), StoreError> {
+        let store = self.clone();
+        blocking(move || store.replace(&store.layout.keep_path(), &store.new_ingest_path("keep"), &value, true)).await
     }
 
     fn usage(&self) -> Usage {

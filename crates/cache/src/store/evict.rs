@@ -35,18 +35,24 @@ struct Candidate {
 impl DiskStore {
     /// Deletes what was used longest ago until at most `target` bytes are held; returns how many blobs and bytes went.
     pub(super) fn evict_until(self: &Arc<Self>, target: u64) -> Result<(u64, u64), StoreError> {
-        if self.usage().bytes > target && self.is_fruitless() {
+        if self.undecided.load(Ordering::Acquire) || (self.usage().bytes > target && self.is_fruitless()) {
             return Ok((0, 0));
         }
         self.count()?;
         let changes = self.changes.load(Ordering::Acquire);
-        let keep = self.protected.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let keeps = |digest: &Digest| {
+            let protected = self.protected.lock().unwrap_or_else(PoisonError::into_inner);
+            protected.contains(digest)
+        };
         let (mut blobs, mut bytes) = (0, 0);
         while self.usage().bytes > target {
             // The newest of the oldest is on top, so that it can be replaced by an older one.
             let mut oldest = BinaryHeap::with_capacity(CANDIDATES + 1);
+            let mut kept = 0;
             self.each_blob(|digest, stat| {
-                if !keep.contains(&digest) {
+                if keeps(&digest) {
+                    kept += stat.st_size as u64;
+                } else {
                     // What the runtime has too is the least loss.
                     let spare = self.shelved.as_ref().is_some_and(|shelved| shelved.keeps(&digest));
                     let used = if spare { (i64::MIN, 0) } else { (stat.st_atime, stat.st_atime_nsec as i64) };
@@ -63,6 +69,10 @@ impl DiskStore {
                 if self.usage().bytes <= target {
                     break;
                 }
+                // It may have become protected since the look.
+                if keeps(&candidate.digest) {
+                    continue;
+                }
                 if self.is_busy(&candidate.digest) {
                     busy.push(candidate.digest);
                 } else if !self.remove(&candidate.digest) {
@@ -77,6 +87,7 @@ impl DiskStore {
                     progress = true;
                 }
             }
+            self.protected_bytes.store(kept, Ordering::Relaxed);
             if !progress {
                 let retry = failed.then(|| Instant::now() + AFTER_A_FAILURE);
                 *self.fruitless.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -178,6 +178,11 @@ impl Ingest for DiskIngest {
             None => self.store.release(self.charged.load(Ordering::Relaxed).saturating_add(replaced) - size),
         }
         self.store.changes.fetch_add(1, Ordering::Release);
+        let protected = self.store.protected.lock().unwrap_or_else(PoisonError::into_inner);
+        if protected.contains(&self.digest) {
+            self.store.protected_bytes.fetch_add(size.saturating_sub(replaced), Ordering::Relaxed);
+        }
+        drop(protected);
         if let Some(shelved) = &self.store.shelved {
             shelved.expect(&self.digest);
         }

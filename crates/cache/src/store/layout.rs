@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! larder-store.json           {"layout":1}
+//! keep.json                   the images that are to be kept, as a cluster's controller said last
 //! lock                        held by the process that serves the folder
 //! blobs/<algorithm>/<hex>     verified content, manifests included, sealed
 //! ingest/                     fills in progress; emptied at start
@@ -74,6 +75,11 @@ impl Layout {
     /// Whether anything can be written now.
     pub(super) fn try_writing(&self) -> io::Result<()> {
         try_writing(&self.root.join("ingest"))
+    }
+
+    /// Where it is written which images are to be kept.
+    pub(super) fn keep_path(&self) -> PathBuf {
+        self.root.join("keep.json")
     }
 
     /// Makes the folders that are missing.
@@ -169,7 +175,7 @@ fn check_ours(root: &Path) -> Result<(), StoreError> {
     if fs::symlink_metadata(root.join("larder-store.json")).is_ok() {
         return Ok(());
     }
-    let ours = ["blobs", "repositories", "lock", "ingest", "ingest.mark", "quarantine", "lost+found"];
+    let ours = ["blobs", "repositories", "lock", "ingest", "ingest.mark", "quarantine", "keep.json", "lost+found"];
     let mut entries = fs::read_dir(root).map_err(StoreError::folder(root, "cannot be read"))?;
     if entries.any(|entry| entry.is_ok_and(|entry| !ours.iter().any(|known| entry.file_name() == *known))) {
         return Err(StoreError::Unsuitable {

@@ -2,6 +2,7 @@
 
 mod disk;
 mod evict;
+mod expire;
 mod ingest;
 mod layout;
 mod quarantine;
@@ -15,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -75,6 +77,47 @@ pub trait Store: Send + Sync + 'static {
 
     /// Says what eviction must not take.
     fn protect(&self, keep: HashSet<Digest>);
+
+    /// Says what eviction must not take besides, until [`protect`](Store::protect) says all anew.
+    fn protect_also(&self, _more: &[Digest]) {}
+
+    /// Whether eviction must not take a blob.
+    fn is_protected(&self, _digest: &Digest) -> bool {
+        false
+    }
+
+    /// How long blobs are, in the order of `digests`; none of what is not there. Asking is no use of them.
+    async fn sizes(&self, digests: Vec<Digest>) -> Result<Vec<Option<u64>>, StoreError> {
+        Ok(vec![None; digests.len()])
+    }
+
+    /// Reads a small blob whole, without verifying it and without that being a use of it; none if it is larger than `limit`.
+    async fn peek(&self, _digest: &Digest, _limit: u64) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
+    /// Says what the store may hold besides what it was opened with: of both the smaller counts.
+    fn limit(&self, _budget: Option<Budget>) {}
+
+    /// Marks blobs as used now.
+    async fn touch(&self, _digests: Vec<Digest>) {}
+
+    /// Drops what nothing has used for so long, never what is protected, being read or being filled. Returns how many blobs and bytes
+    /// went.
+    async fn expire(&self, _unused_for: Duration) -> Result<(u64, u64), StoreError> {
+        Ok((0, 0))
+    }
+
+    /// Reads what [`write_keep`](Store::write_keep) wrote last. Where there is something, nothing is evicted before
+    /// [`protect`](Store::protect) was called.
+    async fn read_keep(&self) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
+    /// Writes which images are to be kept, whole or not at all, on the disk when this returns.
+    async fn write_keep(&self, _value: Bytes) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Hashes what is stored again, at most `bytes_per_second`; returns what it found.
     async fn scrub(&self, bytes_per_second: u64) -> Result<ScrubReport, StoreError>;

@@ -10,13 +10,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cache::{
-    Ask, Authority, Blob, BlobBody, BlobHead, BlobReply, Budget, Chunk, Content, Credential, DiskStore, Document,
-    DocumentQuery, Engine, EngineSettings, Error, FailureKind, FillReader, ManifestBody, ManifestHead, Metrics,
-    NoUpstream, Request, Rules, Source, SourceError, Store, StoreSettings, Upstream, Upstreams,
+    Ask, Authority, Blob, BlobBody, BlobHead, BlobReply, Budget, Chunk, Claim, Content, Credential, DiskStore,
+    Document, DocumentQuery, Engine, EngineSettings, Error, FailureKind, FillReader, ManifestBody, ManifestHead,
+    Metrics, NoUpstream, Request, Rules, Source, SourceError, Store, StoreSettings, Upstream, Upstreams,
 };
 use futures_util::StreamExt;
 use oci::{Digest, MediaType, Name, Reference, Registry};
 use tokio::sync::Semaphore;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// The longest that a test waits for what must happen.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -91,7 +93,20 @@ impl Origin {
 
     /// Puts a manifest under a tag.
     pub fn manifest(&self, name: &str, tag: &str, text: &str) -> Digest {
-        let bytes = manifest(text);
+        self.tagged(name, tag, manifest(text))
+    }
+
+    /// Puts an image of this config and these layers under a tag.
+    pub fn image(&self, name: &str, tag: &str, body: &str) -> Digest {
+        self.tagged(name, tag, format!(r#"{{"schemaVersion":2,{body}}}"#).into())
+    }
+
+    /// Puts an index of these children under a tag.
+    pub fn index(&self, name: &str, tag: &str, children: &str) -> Digest {
+        self.tagged(name, tag, format!(r#"{{"schemaVersion":2,"manifests":[{children}]}}"#).into())
+    }
+
+    fn tagged(&self, name: &str, tag: &str, bytes: Bytes) -> Digest {
         let digest = Digest::sha256(&bytes);
         self.change(name, |repository| {
             repository.tags.insert(tag.to_owned(), digest);
@@ -138,6 +153,7 @@ impl Origin {
             let who = match &ask.authority {
                 Authority::Anonymous => "-",
                 Authority::Own => "own",
+                Authority::Prefetch => "prefetch",
                 Authority::Client(credential) => credential.username(),
             };
             state.log.push(format!("{method} {} {who} {what}", ask.name.repository));
@@ -157,6 +173,8 @@ impl Origin {
             (Readers::Anyone, _) | (_, Authority::Own) => true,
             (Readers::Only(_), Authority::Anonymous) => false,
             (Readers::Only(readers), Authority::Client(credential)) => readers.contains(credential),
+            // Such a source has this one's.
+            (Readers::Only(readers), Authority::Prefetch) => readers.contains(&credential("larder")),
         };
         match allowed {
             true => Ok(repository.clone()),
@@ -195,7 +213,9 @@ impl Source for Origin {
         let repository = self.enter("manifest", ask, &reference.to_string()).await?;
         let digest = Origin::digest_of(&repository, reference).ok_or_else(|| self.error(FailureKind::NotFound))?;
         let bytes = repository.manifests.get(&digest).ok_or_else(|| self.error(FailureKind::NotFound))?.clone();
-        Ok(ManifestBody { bytes, media_type: MediaType::OCI_MANIFEST, digest: Some(digest) })
+        let is_index = bytes.windows(12).any(|part| part == b"\"manifests\":");
+        let media_type = if is_index { MediaType::parse(INDEX).unwrap() } else { MediaType::OCI_MANIFEST };
+        Ok(ManifestBody { bytes, media_type, digest: Some(digest) })
     }
 
     async fn head_blob(&self, ask: &Ask, digest: &Digest) -> Result<BlobHead, SourceError> {
@@ -313,7 +333,7 @@ pub fn credential(user: &str) -> Credential {
 }
 
 pub fn by(name: &str, user: Option<&str>) -> Request {
-    Request { name: Name::parse(name).unwrap(), credential: user.map(credential) }
+    Request { name: Name::parse(name).unwrap(), claim: user.map(|user| Claim::Credential(credential(user))) }
 }
 
 impl Drop for Setting {

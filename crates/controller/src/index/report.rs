@@ -19,6 +19,17 @@ pub struct Report {
     states: Box<[State]>,
     /// Why some failed, by their places.
     failures: Box<[(u32, Failure)]>,
+    /// What the node has, wanted or not.
+    pub held: Box<[HeldHere]>,
+}
+
+/// An image that a node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldHere {
+    /// As the runtime names it.
+    pub image: Arc<str>,
+    /// The digest of its manifest, where the node says it.
+    pub digest: Option<Arc<str>>,
 }
 
 /// How a wanted image is on a node.
@@ -65,6 +76,15 @@ impl Report {
                 Some((texts.text(&image.image), state, failure))
             })
             .collect();
+        let here =
+            status.images.iter().filter(|image| matches!(image.state, NodeImageState::Present | NodeImageState::Warm));
+        let mut held: Vec<HeldHere> = here
+            .map(|image| HeldHere {
+                image: texts.text(&image.image),
+                digest: image.digest.as_deref().map(|digest| texts.text(digest)),
+            })
+            .collect();
+        held.sort_by(|one, other| one.image.cmp(&other.image));
         images.sort_by(|one, other| one.0.cmp(&other.0));
         images.dedup_by(|later, earlier| later.0 == earlier.0);
         let states = images.iter().map(|(_, state, _)| *state).collect();
@@ -72,7 +92,13 @@ impl Report {
         let failures = numbered.filter_map(|((_, _, failure), place)| Some((place, failure.take()?))).collect();
         let images = texts.list(images.into_iter().map(|(image, ..)| image).collect());
         let ready = conditions::holds(&status.conditions, conditions::READY, None);
-        Report { node, owner, ready, images, states, failures }
+        Report { node, owner, ready, images, states, failures, held: held.into() }
+    }
+
+    /// Whether it says the same of what is wanted.
+    pub(super) fn is_as_wanted(&self, other: &Report) -> bool {
+        let parts = |report: &Report| (report.owner.clone(), report.ready, report.images.clone());
+        parts(self) == parts(other) && self.states == other.states && self.failures == other.failures
     }
 
     /// The images that are wanted there, sorted.
@@ -134,6 +160,8 @@ mod tests {
         let failure = report.failure(1).unwrap();
         assert_eq!((&*failure.reason, &*failure.message), ("NotFound", "it is not there"));
         assert!(report.failure(0).is_none());
+        let held: Vec<_> = report.held.iter().map(|held| &*held.image).collect();
+        assert_eq!(held, ["quay.io/a:1", "quay.io/p:1"]);
         let other = Report::of(&cache("node-2", "Wanted"), &mut texts);
         assert!(Arc::ptr_eq(report.images(), other.images()));
         let new = Report::of(&NodeCache::default(), &mut texts);

@@ -26,7 +26,7 @@ pub struct WorkloadKey {
 pub struct Workload {
     /// Its own labels.
     pub labels: Labels,
-    /// The images of its template as they are written there, those of init containers included.
+    /// The images of its template as they are written there, those of init containers and those that are mounted included.
     pub images: Box<[Arc<str>]>,
 }
 
@@ -62,7 +62,9 @@ pub fn reduce<K: Template>(object: &K, texts: &mut Texts) -> (WorkloadKey, Optio
     let key = WorkloadKey { kind: K::KIND, namespace: text(&meta.namespace), name: text(&meta.name) };
     let workload = pod.map(|pod| {
         let containers = pod.init_containers.iter().flatten().chain(&pod.containers);
-        let images = containers.filter_map(|container| container.image.as_deref()).filter(|image| !image.is_empty());
+        let volumes = pod.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
+        let images = containers.filter_map(|container| container.image.as_deref()).chain(volumes);
+        let images = images.filter(|image| !image.is_empty());
         let labels = meta.labels.iter().flatten();
         Workload {
             images: images.map(|image| texts.text(image)).collect(),
@@ -129,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_images_of_a_template_are_found_in_each_kind() {
-        let pod = json!({"spec": {"initContainers": [{"name": "i", "image": "init:1"}], "containers": [{"name": "c", "image": "app:1"}, {"name": "none"}]}});
+        let pod = json!({"spec": {"initContainers": [{"name": "i", "image": "init:1"}], "containers": [{"name": "c", "image": "app:1"}, {"name": "none"}], "volumes": [{"name": "v", "image": {"reference": "model:1"}}]}});
         let meta = json!({"namespace": "shop", "name": "web", "labels": {"app": "web"}});
         let mut texts = Texts::default();
         let simple = json!({"metadata": meta, "spec": {"template": pod, "selector": {}, "serviceName": ""}});
@@ -137,7 +139,7 @@ mod tests {
         let (key, workload) = reduce(&deployment, &mut texts);
         assert_eq!((key.kind, &*key.namespace, &*key.name), (WorkloadKind::Deployment, "shop", "web"));
         let workload = workload.unwrap();
-        assert_eq!(workload.images.iter().map(|image| &**image).collect::<Vec<_>>(), ["init:1", "app:1"]);
+        assert_eq!(workload.images.iter().map(|image| &**image).collect::<Vec<_>>(), ["init:1", "app:1", "model:1"]);
         assert_eq!(workload.labels.get("app"), Some("web"));
 
         let images = |found: (WorkloadKey, Option<Workload>)| found.1.map_or(0, |workload| workload.images.len());
@@ -146,12 +148,12 @@ mod tests {
         let cron =
             json!({"metadata": meta, "spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": pod}}}});
         let cron: CronJob = serde_json::from_value(cron).unwrap();
-        assert_eq!(images(reduce(&stateful, &mut texts)), 2);
-        assert_eq!(images(reduce(&daemons, &mut texts)), 2);
-        assert_eq!(images(reduce(&cron, &mut texts)), 2);
+        assert_eq!(images(reduce(&stateful, &mut texts)), 3);
+        assert_eq!(images(reduce(&daemons, &mut texts)), 3);
+        assert_eq!(images(reduce(&cron, &mut texts)), 3);
 
         let mut job: Job = serde_json::from_value(simple).unwrap();
-        assert_eq!(images(reduce(&job, &mut texts)), 2);
+        assert_eq!(images(reduce(&job, &mut texts)), 3);
         job.status = serde_json::from_value(json!({"conditions": [{"type": "Complete", "status": "True"}]})).unwrap();
         assert!(reduce(&job, &mut texts).1.is_none(), "it has ended");
     }

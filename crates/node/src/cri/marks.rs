@@ -23,6 +23,8 @@ const KUBERNETES: &str = "k8s.io";
 const PINNED: &str = "io.cri-containerd.pinned";
 /// By which larder knows an image that it pinned or pulled.
 const MARK: &str = "larder.dev/prefetch";
+/// By which larder knows that it had an image pulled that needs a credential.
+const PRIVATE: &str = "larder.dev/private";
 /// By which larder knows when an image was last used.
 const LAST_USE: &str = "larder.dev/last-use";
 
@@ -53,6 +55,8 @@ pub struct Remembered {
     pub mark: Option<Mark>,
     /// When it was last of use, if anybody has looked.
     pub last_use: Option<LastUse>,
+    /// Larder had it pulled, and the registry gives it to nobody without a credential.
+    pub private: bool,
 }
 
 /// Remembers marks and last uses, and pins. With containerd they are labels on the image's record of its ID, which no pull takes off (those on a name are
@@ -106,6 +110,7 @@ impl Marks {
         let remembered = |record: &Record| Remembered {
             mark: record.labels.get(MARK).and_then(|text| text.parse().ok()),
             last_use: record.labels.get(LAST_USE).and_then(|text| text.parse().ok()),
+            private: record.labels.contains_key(PRIVATE),
         };
         Ok(list.images.into_iter().map(|record| (record.name.clone(), remembered(&record))).collect())
     }
@@ -140,21 +145,24 @@ impl Marks {
         }
     }
 
-    /// Marks and pins the image of an ID, or takes both off. Cancelled, it may be done or not.
+    /// Marks and pins the image of an ID, or takes all off. Cancelled, it may be done or not.
     ///
     /// # Errors
     /// The image is not there, or the runtime does not do it within ten seconds.
-    pub async fn set(&self, id: &str, mark: Option<Mark>, pinned: bool) -> Result<(), CriError> {
+    pub async fn set(&self, id: &str, mark: Option<Mark>, private: bool, pinned: bool) -> Result<(), CriError> {
         let channel = match self {
             Marks::Labels(channel) => channel,
             Marks::Memory(marks) => {
-                locked(marks).entry(id.to_owned()).or_default().mark = mark;
+                let mut marks = locked(marks);
+                let remembered = marks.entry(id.to_owned()).or_default();
+                (remembered.mark, remembered.private) = (mark, private);
                 return Ok(());
             }
         };
         // A label that is empty is taken off.
         let labels = HashMap::from([
             (MARK.to_owned(), mark.map(|mark| mark.to_string()).unwrap_or_default()),
+            (PRIVATE.to_owned(), if private { "true".to_owned() } else { String::new() }),
             (PINNED.to_owned(), if pinned { "pinned".to_owned() } else { String::new() }),
         ]);
         label(channel, id, labels).await
@@ -259,9 +267,9 @@ mod tests {
     async fn marks_in_memory_are_those_that_were_set() {
         let marks = Marks::in_memory();
         assert!(!marks.pin());
-        marks.set("a", Some(Mark::Keep), true).await.unwrap();
-        marks.set("b", Some(Mark::Remove), true).await.unwrap();
-        marks.set("a", None, false).await.unwrap();
+        marks.set("a", Some(Mark::Keep), false, true).await.unwrap();
+        marks.set("b", Some(Mark::Remove), true, true).await.unwrap();
+        marks.set("a", None, false, false).await.unwrap();
         let image = |id: &str| CriImage { id: id.to_owned(), ..CriImage::default() };
         let all = marks.all(&[image("a"), image("b")]).await.unwrap();
         let marked = |id: &str| all.get(id).and_then(|remembered| remembered.mark);
@@ -271,7 +279,10 @@ mod tests {
         let all = marks.all(&[image("b")]).await.unwrap();
         assert_eq!(
             all,
-            HashMap::from([("b".to_owned(), Remembered { mark: Some(Mark::Remove), last_use: Some(used) })])
+            HashMap::from([(
+                "b".to_owned(),
+                Remembered { mark: Some(Mark::Remove), last_use: Some(used), private: true }
+            )])
         );
         assert!(marks.all(&[image("c")]).await.unwrap().is_empty(), "it is gone");
         assert!(marks.all(&[image("b")]).await.unwrap().is_empty(), "and forgotten");

@@ -29,12 +29,38 @@ pub(super) struct ListImagesResponse {
     pub images: Vec<Image>,
 }
 
-/// Asks for, pulls or removes one image, by the same field in each of these requests. Without the field `auth` of a pull, no credential goes
-/// along.
+/// Asks for or removes one image, by the same field in each of these requests.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct OneImage {
     #[prost(message, optional, tag = "1")]
     pub image: Option<ImageSpec>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct PullImageRequest {
+    #[prost(message, optional, tag = "1")]
+    pub image: Option<ImageSpec>,
+    #[prost(message, optional, tag = "2")]
+    pub auth: Option<AuthConfig>,
+}
+
+/// Shows itself to nobody.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(super) struct AuthConfig {
+    #[prost(string, tag = "1")]
+    pub username: String,
+    #[prost(string, tag = "2")]
+    pub password: String,
+    /// With a scheme. containerd shows the rest to this host and port only.
+    #[prost(string, tag = "4")]
+    pub server_address: String,
+}
+
+impl std::fmt::Debug for AuthConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AuthConfig(…)")
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cache::Pass;
 use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::grpc::{call, endpoint};
 use messages::{
-    ContainerStatusResponse, ImageFsInfoResponse, ImageSpec, ImageStatusResponse, ListContainersResponse,
-    ListImagesResponse, OneContainer, OneImage, PullImageResponse,
+    AuthConfig, ContainerStatusResponse, ImageFsInfoResponse, ImageSpec, ImageStatusResponse, ListContainersResponse,
+    ListImagesResponse, OneContainer, OneImage, PullImageRequest, PullImageResponse,
 };
 
 pub use marks::{LastUse, Mark, Marks, Remembered};
@@ -126,12 +127,19 @@ impl Cri {
         Ok(status.image.map(CriImage::from))
     }
 
-    /// Pulls an image with no credential; gives its ID. Cancelled, the runtime ends the pull and keeps what came for the next.
+    /// Pulls an image with no credential but, if it is given, a pass for the mirror of this URL, which containerd shows nobody else; gives the
+    /// image's ID. Cancelled, the runtime ends the pull and keeps what came for the next.
     ///
     /// # Errors
     /// It cannot, or takes longer than six hours.
-    pub async fn pull(&self, image: &oci::Image) -> Result<String, CriError> {
-        let pull = call::<_, PullImageResponse>(&self.channel, PULL_IMAGE, one(&image.to_string()));
+    pub async fn pull(&self, image: &oci::Image, pass: Option<(&Pass, &str)>) -> Result<String, CriError> {
+        let auth = pass.map(|(pass, mirror_url)| AuthConfig {
+            username: pass.username().to_owned(),
+            password: pass.password().to_owned(),
+            server_address: mirror_url.to_owned(),
+        });
+        let question = PullImageRequest { image: one(&image.to_string()).image, auth };
+        let pull = call::<_, PullImageResponse>(&self.channel, PULL_IMAGE, question);
         Ok(within(PULL, pull).await?.image_ref)
     }
 

@@ -110,6 +110,7 @@ mod tests {
             digest: None,
             state: *state,
             pinned: false,
+            private: false,
             bytes: None,
             last_used: None,
             reason: None,

@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use cache::WholeImage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use oci::Digest;
 use warm::Wish;
@@ -30,6 +31,10 @@ pub(super) struct Effort {
     rest: Rest,
     /// A pull has ended well, and nobody has looked yet what the runtime has now.
     pub(super) arrived: bool,
+    /// The registry gives it to nobody without a credential.
+    pub(super) private: bool,
+    /// What larder's store has of it.
+    pub(super) whole: Option<WholeImage>,
     /// Since when it is ready.
     warm_since: Option<Instant>,
 }
@@ -58,6 +63,8 @@ impl Effort {
             failure: None,
             rest: Rest::None,
             arrived: false,
+            private: false,
+            whole: None,
             warm_since: None,
         }
     }
@@ -107,6 +114,12 @@ impl Effort {
             false => Rest::Until(now + pause(self.failures)),
         };
         self.failure = Some(failure);
+    }
+
+    /// Larder's store has it.
+    pub(super) fn stored(&mut self, whole: WholeImage) {
+        self.whole = Some(whole);
+        self.failure = None;
     }
 
     /// It is ready.

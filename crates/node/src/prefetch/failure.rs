@@ -1,3 +1,4 @@
+use cache::FailureKind;
 use tonic::Code;
 
 use crate::cri::CriError;
@@ -128,6 +129,21 @@ const WORDS: &[(Reason, &[&str])] = &[
 impl Failure {
     pub(super) fn new(reason: Reason, message: impl Into<String>) -> Failure {
         Failure { reason, message: message.into() }
+    }
+
+    /// What it means that larder could not get an image into its store.
+    pub fn of_store(error: &cache::Error) -> Failure {
+        let text = error.reason.to_lowercase();
+        let reason = match error.kind {
+            _ if text.contains("no space left on device") => Reason::DiskFull,
+            FailureKind::NotFound if text.contains("no match for platform") => Reason::PlatformMissing,
+            FailureKind::NotFound => Reason::ImageNotFound,
+            FailureKind::Unauthorized | FailureKind::Denied => Reason::CredentialNeeded,
+            FailureKind::RateLimited { .. } => Reason::RateLimited,
+            FailureKind::Unavailable | FailureKind::Timeout => Reason::RegistryUnavailable,
+            FailureKind::Invalid | FailureKind::Refused => Reason::PullFailed,
+        };
+        Failure { reason, message: presentable(&error.reason) }
     }
 
     /// What the failure of a pull means.

@@ -2,7 +2,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Instant;
 
-use api::LastCleanup;
+use api::{LastCleanup, PrivateImages};
+use cache::WholeImage;
 use oci::{Digest, Image, Reference};
 use warm::{Plan, Wish};
 
@@ -21,6 +22,8 @@ pub struct Held {
     pub used: bool,
     /// When it was last of use, as it is remembered.
     pub last_use: Option<LastUse>,
+    /// Larder had it pulled, and it needs a credential.
+    pub private: bool,
 }
 
 /// The filesystem that images are on.
@@ -63,6 +66,40 @@ pub struct Pull {
     pub image: Image,
     /// What its tag means now: an older answer does not count.
     pub digest: Option<Digest>,
+    /// By whom and where to.
+    pub way: Way,
+}
+
+/// By whom an image is pulled, and where to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By the runtime, as far as everybody may have it.
+    Public,
+    /// By the runtime, with a pass for what not everybody may have.
+    Pass,
+    /// By larder, into its store only: not everybody may have it.
+    Store,
+}
+
+/// What a pull brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulled {
+    /// The runtime has the image.
+    Runtime {
+        /// Its pass was asked for.
+        private: bool,
+    },
+    /// Larder's store has it.
+    Store(WholeImage),
+}
+
+/// What a runtime lets others do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Pin images.
+    pub pins: bool,
+    /// Give credentials for the mirror.
+    pub passes: bool,
 }
 
 /// What is wanted on a node and what is there, and so what to do. Does nothing itself and asks nobody: it is told, with the time.
@@ -78,8 +115,9 @@ pub struct Keeper {
     /// IDs that came by a pull of ours and have no mark yet.
     pub(super) ours: HashSet<String>,
     pub(super) disk: Disk,
-    /// The runtime can pin.
-    pub(super) pins: bool,
+    /// IDs that came by a pull of ours for which a credential was needed, and are not remembered as such yet.
+    pub(super) private: HashSet<String>,
+    pub(super) abilities: Abilities,
     /// Why nobody knows what is there, if so.
     pub(super) blind: Option<String>,
     /// IDs of images that a container had when it was looked last time, and none has now.
@@ -89,9 +127,9 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// For a runtime that can pin images, or cannot.
-    pub fn new(pins: bool) -> Keeper {
-        Keeper { pins, blind: Some("it has not been asked yet".to_owned()), ..Keeper::default() }
+    /// For a runtime that nobody has asked yet what it has.
+    pub fn new(abilities: Abilities) -> Keeper {
+        Keeper { abilities, blind: Some("it has not been asked yet".to_owned()), ..Keeper::default() }
     }
 
     /// Takes what is wanted now. Gives what is being pulled and is not wanted any more: these pulls are to be ended.
@@ -130,6 +168,7 @@ impl Keeper {
         let marked: HashMap<&str, bool> =
             self.held.iter().map(|held| (held.image.id.as_str(), held.mark.is_some())).collect();
         self.ours.retain(|id| marked.get(id.as_str()) == Some(&false));
+        self.private.retain(|id| marked.contains_key(id.as_str()));
     }
 
     /// Nobody knows what the runtime has.
@@ -162,6 +201,12 @@ impl Keeper {
             (false, _) => effort.outdated(),
         }
         // The runtime may show what a pull brought before the pull says that it has ended.
+        if let Some((id, ..)) = &id
+            && arrived
+            && effort.private
+        {
+            self.private.insert(id.clone());
+        }
         if let Some((id, marked, _)) = id
             && (arrived || pulling)
             && !marked
@@ -172,14 +217,54 @@ impl Keeper {
     }
 
     /// Takes the outcome of a pull. What the runtime has is to be looked at next.
-    pub fn pulled(&mut self, image: &Image, outcome: Result<(), Failure>, now: Instant) {
+    pub fn pulled(&mut self, image: &Image, way: Way, outcome: Result<Pulled, Failure>, now: Instant) {
         self.pulling.remove(image);
         let retries = self.wish(image).map(|wish| wish.retries);
         let (Some(effort), Some(retries)) = (self.efforts.get_mut(image), retries) else { return };
         match outcome {
-            Ok(()) => effort.arrived = true,
+            Ok(Pulled::Runtime { private }) => {
+                effort.arrived = true;
+                effort.private = private;
+            }
+            Ok(Pulled::Store(whole)) => effort.stored(whole),
+            // No failure yet: there may be a credential for it, with a pass or for larder's store.
+            Err(Failure { reason: Reason::CredentialNeeded, .. }) if way == Way::Public => effort.private = true,
             Err(failure) => effort.fail(failure, retries, now),
         }
+    }
+
+    /// Images that are ready in larder's store only.
+    pub fn stored(&self) -> Vec<(Image, WholeImage)> {
+        let stored = self.efforts.iter().filter_map(|(image, effort)| Some((image.clone(), effort.whole?)));
+        stored.filter(|(image, _)| !self.names.contains_key(&image.to_string())).collect()
+    }
+
+    /// Larder's store has dropped an image.
+    pub fn lost(&mut self, image: &Image, now: Instant) {
+        let retries = self.wish(image).map(|wish| wish.retries);
+        if let (Some(effort), Some(retries)) = (self.efforts.get_mut(image), retries) {
+            effort.whole = None;
+            effort.fail(
+                Failure::new(Reason::Removed, "larder's store had it, and had no room for it any more"),
+                retries,
+                now,
+            );
+        }
+    }
+
+    /// How an image is to come.
+    fn way(&self, wish: &Wish) -> Way {
+        match wish.private_images {
+            PrivateImages::Runtime if self.abilities.passes => Way::Pass,
+            _ if self.efforts.get(&wish.image).is_some_and(|effort| effort.private) => Way::Store,
+            _ => Way::Public,
+        }
+    }
+
+    /// What larder's store has of a wish, where that is enough.
+    pub(super) fn in_store(&self, wish: &Wish) -> Option<WholeImage> {
+        let whole = self.efforts.get(&wish.image)?.whole.filter(|_| self.way(wish) == Way::Store)?;
+        wish.digest.is_none_or(|digest| digest == whole.digest).then_some(whole)
     }
 
     /// Pulls that are to begin now; from now on they count as begun.
@@ -187,12 +272,16 @@ impl Keeper {
         let Some(plan) = self.plan.as_ref().filter(|_| self.blind.is_none() && !self.disk.is_full()) else {
             return Vec::new();
         };
-        let begun = plan.next(&self.pulling, |wish| self.is_due(wish, now));
+        let begun = plan.next(&self.pulling, |wish| self.is_wish_due(wish, now));
         for wish in &begun {
             self.pulling.insert(wish.image.clone());
             self.efforts.entry(wish.image.clone()).or_insert_with(|| Effort::new(wish)).attempts += 1;
         }
-        let pull = |wish: &&Wish| Pull { image: wish.image.clone(), digest: wish.digest.filter(|_| is_by_tag(wish)) };
+        let pull = |wish: &&Wish| Pull {
+            image: wish.image.clone(),
+            digest: wish.digest.filter(|_| is_by_tag(wish)),
+            way: self.way(wish),
+        };
         begun.iter().map(pull).collect()
     }
 
@@ -216,7 +305,12 @@ impl Keeper {
         self.efforts.get(image).map_or((0, None), |effort| (effort.attempts, effort.resumes()))
     }
 
-    fn is_due(&self, wish: &Wish, now: Instant) -> bool {
+    /// Whether an image is to be pulled as soon as its turn comes.
+    pub fn is_due(&self, image: &Image, now: Instant) -> bool {
+        self.wish(image).is_some_and(|wish| self.is_wish_due(wish, now))
+    }
+
+    fn is_wish_due(&self, wish: &Wish, now: Instant) -> bool {
         !self.is_warm(wish) && self.efforts.get(&wish.image).is_none_or(|effort| effort.is_due(now))
     }
 
@@ -231,6 +325,10 @@ impl Keeper {
 
     /// Whether it is ready.
     pub(super) fn is_warm(&self, wish: &Wish) -> bool {
+        self.is_in_runtime(wish) || self.in_store(wish).is_some()
+    }
+
+    pub(super) fn is_in_runtime(&self, wish: &Wish) -> bool {
         let Some(held) = self.there(wish) else { return false };
         match wish.digest.filter(|_| is_by_tag(wish)) {
             Some(digest) => held.image.digests.iter().any(|name| name.ends_with(&format!("@{digest}"))),

@@ -23,7 +23,7 @@ pub use bulletin::Bulletin;
 pub use cleanup::{Removable, Why};
 pub use cluster::{KnownNode, follow_plan};
 pub use failure::{Failure, Reason};
-pub use keeper::{Disk, Held, Keeper, Pull};
+pub use keeper::{Abilities, Disk, Held, Keeper, Pull, Pulled, Way};
 pub use metrics::Metrics;
 pub use publisher::Publisher;
 pub use release::{ReleaseError, release};

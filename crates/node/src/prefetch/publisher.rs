@@ -1,8 +1,9 @@
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use api::conditions::{self, Finding, READY};
-use api::{LastCleanup, NodeCache, NodeCacheFields, NodeCacheStatus};
+use api::{LastCleanup, NodeCache, NodeCacheFields, NodeCacheStatus, NodeImageState};
 use apiserver::{Need, NodeEvent, Session, reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -36,6 +37,8 @@ pub struct Publisher {
     last: Option<NodeCacheStatus>,
     /// The last cleanup that is told of: of an earlier process, until there is another.
     cleaned: Option<LastCleanup>,
+    /// The private images that the runtime has and an event has told of, by an earlier process or this one.
+    exposed: BTreeSet<String>,
     /// What was last said of what is in the way.
     told: Option<String>,
 }
@@ -52,6 +55,7 @@ impl Publisher {
             conditions: Vec::new(),
             last: None,
             cleaned: None,
+            exposed: BTreeSet::new(),
             told: None,
         }
     }
@@ -133,7 +137,30 @@ impl Publisher {
             self.failed(error, "patch", true)
         })?;
         self.tell_of_cleanup(node, report.status.last_cleanup.as_ref()).await;
+        self.tell_of_private(node, exposed(&report.status)).await;
         Ok(())
+    }
+
+    /// An event when private images have come into the runtime.
+    async fn tell_of_private(&mut self, node: &KnownNode, now: BTreeSet<String>) {
+        let new: Vec<&str> = now.difference(&self.exposed).map(String::as_str).collect();
+        let message = message_of_private(&new);
+        let told = new.is_empty();
+        self.exposed = now;
+        if told {
+            return;
+        }
+        let event = NodeEvent {
+            node: &node.node.name,
+            uid: &node.uid,
+            warning: true,
+            reason: "PrivateImagesInRuntime",
+            message: &message,
+            component: MANAGER,
+        };
+        if let Err(why) = event.write(&self.session).await {
+            tracing::warn!(why, "no event tells of the private images that the runtime has");
+        }
     }
 
     /// An event for each cleanup that removed something.
@@ -165,6 +192,7 @@ impl Publisher {
             if self.cleaned.is_none() {
                 self.cleaned.clone_from(&status.last_cleanup);
             }
+            self.exposed.extend(exposed(&status));
             self.last = Some(status);
         }
         let owned = |cache: &NodeCache| cache.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid);
@@ -219,6 +247,27 @@ async fn either(nodes: &mut watch::Receiver<Option<KnownNode>>, reports: &mut wa
         // Whoever told them has ended, and this ends with it.
         else => std::future::pending().await,
     }
+}
+
+/// The images that need a credential and are in the runtime all the same, because ImageCaches say so.
+fn exposed(status: &NodeCacheStatus) -> BTreeSet<String> {
+    let wanted = status.images.iter().take(status.wanted as usize);
+    let there = wanted.filter(|one| one.private && one.state == NodeImageState::Warm && one.reason.is_none());
+    there.map(|one| one.image.clone()).collect()
+}
+
+/// What it means that they are there, for people.
+fn message_of_private(images: &[&str]) -> String {
+    let named: Vec<&str> = images.iter().copied().take(10).collect();
+    let more = match images.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "kubelet may let every pod of this node use {}{more}, with or without a pull secret: an ImageCache with privateImages: Runtime had \
+         larder pull what needs a credential. With privateImages: Store it goes to pods with a pull secret of their own",
+        named.join(", ")
+    )
 }
 
 /// What went, for people.

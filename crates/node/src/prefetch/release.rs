@@ -18,7 +18,7 @@ pub async fn release(host_root: &Path) -> Result<usize, ReleaseError> {
     let mut pins = 0;
     for (id, remembered) in marks.all(&[]).await? {
         if remembered.mark.is_some() {
-            marks.set(&id, None, false).await?;
+            marks.set(&id, None, false, false).await?;
             pins += 1;
         }
         marks.forget_use(&id).await?;

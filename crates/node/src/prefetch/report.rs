@@ -11,6 +11,12 @@ use super::failure::{Failure, Reason};
 use super::keeper::{Held, Keeper, digest_of};
 use crate::cri::LastUse;
 
+/// Why a wanted image is ready although the runtime does not have it, in a word.
+const IN_STORE: &str = "InStore";
+/// The same for people.
+const IN_STORE_MEANS: &str =
+    "it needs a credential: larder's store has it, and gives it to pods with a pull secret that the registry accepts";
+
 /// What a node has, for its NodeCache.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
@@ -83,18 +89,38 @@ impl Keeper {
             None if self.is_coming(&wish.image) => NodeImageState::Pulling,
             None => NodeImageState::Wanted,
         };
-        let attempts = self.efforts.get(&wish.image).map(|effort| effort.attempts).filter(|_| failure.is_some());
+        let whole = self.in_store(wish).filter(|_| !self.is_in_runtime(wish));
+        let (reason, message) = match (failure, whole) {
+            (Some(failure), _) => (Some(failure.reason.as_str()), Some(failure.message)),
+            (None, Some(_)) => (Some(IN_STORE), Some(IN_STORE_MEANS.to_owned())),
+            (None, None) => (None, None),
+        };
+        let attempts = self
+            .efforts
+            .get(&wish.image)
+            .map(|effort| effort.attempts)
+            .filter(|_| state != NodeImageState::Warm && reason.is_some());
         NodeImage {
             image: wish.image.to_string(),
-            digest: held.and_then(|held| digest_of(held, wish)),
+            digest: match &whole {
+                Some(whole) => Some(whole.digest.to_string()),
+                None => held.and_then(|held| digest_of(held, wish)),
+            },
             state,
             pinned: held.is_some_and(|held| held.image.pinned),
-            bytes: held.map(|held| held.image.bytes),
+            private: self.is_private(wish),
+            bytes: whole.map(|whole| whole.bytes).or(held.map(|held| held.image.bytes)),
             last_used: held.and_then(last_used),
-            reason: failure.as_ref().map(|failure| failure.reason.as_str().to_owned()),
-            message: failure.map(|failure| failure.message),
+            reason: reason.map(str::to_owned),
+            message,
             attempts,
         }
+    }
+
+    /// Whether it is known to need a credential.
+    fn is_private(&self, wish: &Wish) -> bool {
+        let effort = self.efforts.get(&wish.image);
+        self.there(wish).is_some_and(|held| held.private) || effort.is_some_and(|effort| effort.private)
     }
 
     fn is_coming(&self, image: &Image) -> bool {
@@ -124,6 +150,7 @@ fn present(held: &Held) -> NodeImage {
         digest: held.image.digests.first().and_then(|name| name.split_once('@')).map(|(_, digest)| digest.to_owned()),
         state: NodeImageState::Present,
         pinned: held.image.pinned,
+        private: held.private,
         bytes: Some(held.image.bytes),
         last_used: last_used(held),
         reason: None,

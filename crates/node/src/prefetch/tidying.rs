@@ -14,6 +14,8 @@ pub enum Tidying {
         id: String,
         /// What larder has to do with it.
         mark: Option<Mark>,
+        /// Larder had it pulled, and it needs a credential.
+        private: bool,
         /// Whether kubelet must leave it.
         pinned: bool,
     },
@@ -46,8 +48,14 @@ impl Keeper {
     fn tidy(&self, held: &Held, wanted: Option<bool>) -> Option<Tidying> {
         let id = held.image.id.clone();
         let mark = |mark: Option<Mark>, pinned: bool| {
-            let pinned = pinned && self.pins;
-            (held.mark != mark || held.image.pinned != pinned).then(|| Tidying::Mark { id: id.clone(), mark, pinned })
+            let pinned = pinned && self.abilities.pins;
+            let private = mark.is_some() && (held.private || self.private.contains(&id));
+            (held.mark != mark || held.private != private || held.image.pinned != pinned).then(|| Tidying::Mark {
+                id: id.clone(),
+                mark,
+                private,
+                pinned,
+            })
         };
         match (wanted, held.mark) {
             // Somebody else's pin is as good, and stays his.

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use api::CleanupMode;
-use oci::{Image, Reference};
+use cache::Pass;
+use oci::{Image, Platform, Reference};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use warm::Plan;
 
 use super::cleanup::{Removable, Why};
-use super::failure::Failure;
-use super::keeper::{Disk, Held, Keeper, Pull};
+use super::failure::{Failure, Reason};
+use super::keeper::{Abilities, Disk, Held, Keeper, Pull, Pulled, Way};
 use super::metrics::Metrics;
 use super::report::Report;
 use super::tidying::Tidying;
@@ -37,10 +38,12 @@ pub struct Settings {
     pub host_root: PathBuf,
     /// What is left free of the filesystem of images, in hundredths.
     pub keep_free: u8,
+    /// The mirror's URL, as the runtime has it in its hosts.toml.
+    pub mirror_url: String,
 }
 
-/// What was pulled, how long it took, and what came of it.
-type Ended = (Image, Duration, Result<String, CriError>);
+/// A pull, how long it took, and what came of it.
+type Ended = (Pull, Duration, Result<Pulled, Failure>);
 
 /// Keeps what `plans` say as long as it is polled, and tells in `reports` how far it is. Dropped, pulls on their way end; the
 /// runtime keeps what came of them. While `plans` say nothing, nothing is done.
@@ -53,7 +56,8 @@ pub async fn keep(
 ) -> Infallible {
     let (cri, marks) = find_runtime(&settings.host_root).await;
     let mut worker = Worker {
-        keeper: Keeper::new(marks.pin()),
+        // CRI-O shows a credential to the image's own registry only, and it is of no use there.
+        keeper: Keeper::new(Abilities { pins: marks.pin(), passes: marks.pin() }),
         cri,
         marks,
         engine,
@@ -174,20 +178,30 @@ impl Worker {
     }
 
     fn ended(&mut self, ended: Result<Ended, JoinError>) {
-        let (image, took, outcome) = match ended {
+        let (Pull { image, way, .. }, took, outcome) = match ended {
             Ok(ended) => ended,
             Err(error) if error.is_cancelled() => return,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let seconds = took.as_secs_f64();
-        let outcome = outcome.map(drop).map_err(|error| Failure::of(&error));
-        self.keeper.pulled(&image, outcome.clone(), Instant::now());
+        self.keeper.pulled(&image, way, outcome.clone(), Instant::now());
         let (attempt, again) = self.keeper.tried(&image);
         match outcome {
-            Ok(()) => {
+            Ok(pulled) => {
                 self.metrics.pulled(took);
-                tracing::info!(%image, seconds, attempt, "pulled for ImageCaches");
+                let what = match pulled {
+                    Pulled::Runtime { private: false } => "pulled for ImageCaches",
+                    Pulled::Runtime { private: true } => {
+                        "pulled for ImageCaches, with a credential: kubelet may let every pod of this node use it"
+                    }
+                    Pulled::Store(_) => {
+                        "in larder's store for ImageCaches, for pods with a pull secret that the registry accepts"
+                    }
+                };
+                tracing::info!(%image, seconds, attempt, "{what}");
             }
+            // Larder's store takes it.
+            Err(Failure { reason: Reason::CredentialNeeded, .. }) if self.keeper.is_due(&image, Instant::now()) => {}
             Err(Failure { reason, message }) => {
                 self.metrics.failed(reason);
                 let again = again.map(|then| then.saturating_duration_since(Instant::now()).as_secs());
@@ -226,6 +240,12 @@ impl Worker {
                     tracing::info!(images = held.len(), "the container runtime tells what it has");
                 }
                 self.keeper.see(held, disk, Instant::now());
+                for (image, whole) in self.keeper.stored() {
+                    if !self.engine.has_whole(&image.name, &whole).await {
+                        tracing::info!(%image, "larder's store does not have it any more");
+                        self.keeper.lost(&image, Instant::now());
+                    }
+                }
             }
             Err(error) => {
                 if !self.keeper.is_blind() {
@@ -246,8 +266,8 @@ impl Worker {
             false => Default::default(),
         };
         let held = images.into_iter().map(|image| {
-            let Remembered { mark, last_use } = marks.get(&image.id).copied().unwrap_or_default();
-            Held { mark, used: image.is_among(&used), last_use, image }
+            let Remembered { mark, last_use, private } = marks.get(&image.id).copied().unwrap_or_default();
+            Held { mark, used: image.is_among(&used), last_use, private, image }
         });
         Ok(held.collect())
     }
@@ -286,18 +306,16 @@ impl Worker {
     /// Begins what is to be done.
     fn act(&mut self) {
         let now = Instant::now();
-        for Pull { image, digest } in self.keeper.pulls(now) {
+        for pull in self.keeper.pulls(now) {
             let (cri, engine) = (self.cri.clone(), self.engine.clone());
-            let pulled = image.clone();
-            let pull = self.pulls.spawn(async move {
+            let mirror = self.settings.mirror_url.clone();
+            let image = pull.image.clone();
+            let end = self.pulls.spawn(async move {
                 let begun = Instant::now();
-                if let (Some(digest), Reference::Tag(tag)) = (digest, &image.reference) {
-                    engine.expect(&image.name, tag, &digest).await;
-                }
-                let outcome = cri.pull(&image).await;
-                (image, begun.elapsed(), outcome)
+                let outcome = bring(&cri, &engine, &mirror, &pull).await;
+                (pull, begun.elapsed(), outcome)
             });
-            self.ends.insert(pulled, pull);
+            self.ends.insert(image, end);
         }
         if self.tidying.is_empty() && self.tidy_after <= now {
             let todo = self.keeper.tidying();
@@ -308,13 +326,35 @@ impl Worker {
     }
 }
 
+/// Pulls an image. Dropped, the runtime's pull ends, and what larder's store had begun to get comes nevertheless.
+async fn bring(cri: &Cri, engine: &cache::Engine, mirror: &str, pull: &Pull) -> Result<Pulled, Failure> {
+    let Pull { image, digest, way } = pull;
+    if let (Some(digest), Reference::Tag(tag)) = (digest, &image.reference) {
+        engine.expect(&image.name, tag, digest).await;
+    }
+    let by_runtime = async |pass: Option<&Pass>| {
+        let pulled = cri.pull(image, pass.map(|pass| (pass, mirror))).await;
+        pulled
+            .map(|_| Pulled::Runtime { private: pass.is_some_and(Pass::was_used) })
+            .map_err(|error| Failure::of(&error))
+    };
+    match way {
+        Way::Public => by_runtime(None).await,
+        Way::Pass => by_runtime(Some(&engine.pass(&image.name))).await,
+        Way::Store => match engine.get_whole(&image.name, &image.reference, &Platform::here()).await {
+            Ok(whole) => Ok(Pulled::Store(whole)),
+            Err(error) => Err(Failure::of_store(&error)),
+        },
+    }
+}
+
 /// Does one after the other; says whether all went well.
 async fn tidy(cri: Cri, marks: Marks, metrics: Metrics, todo: Vec<Tidying>) -> bool {
     let mut well = true;
     for one in todo {
         match one {
-            Tidying::Mark { id, mark, pinned } => {
-                if let Err(error) = marks.set(&id, mark, pinned).await {
+            Tidying::Mark { id, mark, private, pinned } => {
+                if let Err(error) = marks.set(&id, mark, private, pinned).await {
                     tracing::warn!(id, pinned, %error, "an image could not be pinned or unpinned");
                     well = false;
                 }

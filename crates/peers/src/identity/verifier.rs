@@ -97,15 +97,15 @@ impl ClientCertVerifier for OfRoles {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        let mut error = CertificateError::NotValidForName.into();
+        let mut error = None;
         for role in &self.roles {
             match names_role(end_entity, *role) {
                 Ok(()) => return Ok(verified),
                 // Says what it names instead.
-                Err(other) => error = other,
+                Err(other) => error = error.or(Some(other)),
             }
         }
-        Err(error)
+        Err(error.unwrap_or(CertificateError::NotValidForName.into()))
     }
 
     fn verify_tls12_signature(

@@ -147,7 +147,7 @@ pub struct Node {
 impl Node {
     /// Reads the blob through the node, as a runtime would.
     pub async fn pull(&self, digest: &Digest, credential: Option<Credential>) -> Result<Bytes, Error> {
-        let request = Request { name: name(), credential };
+        let request = Request { name: name(), claim: credential.map(cache::Claim::Credential) };
         let reply = self.engine.blob(&request, digest).await?;
         read(reply.content).await
     }

@@ -235,7 +235,7 @@ impl Fixture {
             let engine = Engine::start(Arc::new(disk), upstreams, EngineSettings::default(), cache_metrics);
             let mut server = Server::new(port, settings, engine.clone(), metrics).unwrap();
             if let Some(tls) = nodes {
-                server = server.with_nodes(Port::take("127.0.0.1:0".parse().unwrap()).unwrap(), tls);
+                server = server.with_nodes(Port::take("127.0.0.1:0".parse().unwrap()).unwrap(), tls, None);
             }
             (engine, server)
         });
@@ -257,7 +257,7 @@ impl Fixture {
 
     /// Has a blob fetched and waits until it is in the store.
     pub fn keep(&self, digest: &Digest) {
-        let request = cache::Request { name: Name::parse("reg.test/a/b").unwrap(), credential: None };
+        let request = cache::Request { name: Name::parse("reg.test/a/b").unwrap(), claim: None };
         wait_for("the blob is kept", || {
             let reply = self.runtime.as_ref().unwrap().block_on(self.engine.blob(&request, digest)).unwrap();
             matches!(reply.content, cache::Content::Whole(_))

@@ -54,7 +54,7 @@ impl Exchange {
         };
         let mut tries = 0;
         loop {
-            let reply = self.follow(repository, call, sent.as_ref().map(|sent| &sent.header)).await?;
+            let reply = self.follow(repository, authority, call, sent.as_ref().map(|sent| &sent.header)).await?;
             if reply.response.status() != StatusCode::UNAUTHORIZED || reply.redirected {
                 return Ok(reply);
             }
@@ -101,7 +101,7 @@ impl Exchange {
     ) -> Result<Option<Sent>, Failure> {
         let credential = match authority {
             Authority::Anonymous => None,
-            Authority::Own => self.shared.credential.as_ref(),
+            Authority::Own | Authority::Prefetch => self.shared.credential.as_ref(),
             Authority::Client(credential) => Some(credential),
         };
         match challenge {
@@ -167,7 +167,7 @@ impl Exchange {
     ) -> Result<Token, Failure> {
         self.shared.metrics.token_fetches.inc();
         let call = Call { method: Method::GET, target: String::new(), accept: JSON, from: 0, until: None };
-        let response = self.request(url, &call, header).await.map_err(|failure| match failure.kind {
+        let response = self.request(url, &call, header, false).await.map_err(|failure| match failure.kind {
             // The registry named a place that larder may not ask: its answer is at fault, not who asked.
             FailureKind::Refused => Failure::invalid(failure.reason),
             _ => failure,

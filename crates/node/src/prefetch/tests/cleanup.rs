@@ -29,7 +29,7 @@ fn cleanup(json: serde_json::Value) -> Cleanup {
 }
 
 fn keeper(rules: serde_json::Value, wanted: &[&str], here: Vec<Held>, free: u64) -> Keeper {
-    let mut keeper = Keeper::new(true);
+    let mut keeper = Keeper::new(Abilities { pins: true, ..Abilities::default() });
     let wishes = wanted.iter().map(|name| wish(name)).collect();
     keeper.want(Plan { wishes, pulls: 4, cleanup: Some(cleanup(rules)) });
     keeper.see(here, Disk { capacity: 100 * GIB, available: free * GIB, margin: 0 }, Instant::now());
@@ -85,11 +85,11 @@ fn nothing_goes_while_nobody_knows_or_something_comes() {
     assert_eq!(names(&keeper).len(), 1);
     keeper.pulls(Instant::now());
     assert!(names(&keeper).is_empty(), "an image is coming");
-    keeper.pulled(&image(APP), failure(Reason::ImageNotFound), Instant::now());
+    keeper.pulled(&image(APP), Way::Public, failure(Reason::ImageNotFound), Instant::now());
     assert_eq!(names(&keeper).len(), 1);
     keeper.lose_sight("it is away".to_owned());
     assert!(names(&keeper).is_empty() && keeper.uses(now()).is_empty());
-    let mut off = Keeper::new(true);
+    let mut off = Keeper::new(Abilities { pins: true, ..Abilities::default() });
     off.want(wishes(Vec::new()));
     off.see(vec![unused(OLD, 100 * DAY)], Disk::default(), Instant::now());
     assert!(names(&off).is_empty() && off.uses(now()).is_empty(), "there is no cleanup");

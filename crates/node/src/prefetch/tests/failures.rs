@@ -84,7 +84,11 @@ fn what_was_given_up_is_tried_anew_after_a_refresh_and_what_rests_goes_on_restin
 fn what_needs_a_credential_is_not_tried_again() {
     let mut node = Node::new(vec![wish(APP)]);
     node.pulls();
+    // Larder's own store tries with the credential that there may be.
     node.fail(APP, Reason::CredentialNeeded);
+    assert_eq!(node.state(APP), NodeImageState::Wanted);
+    assert_eq!(node.pulls(), [APP]);
+    node.fail_by(Way::Store, APP, Reason::CredentialNeeded);
     node.pass(100_000);
     assert!(node.pulls().is_empty());
     assert_eq!(node.told(APP).reason.as_deref(), Some("CredentialNeeded"));
@@ -134,7 +138,7 @@ fn what_somebody_removes_comes_back_after_a_pause() {
     node.pass(10);
     assert_eq!(node.pulls(), [APP]);
     // Removed again at once: the pause grows.
-    node.keeper.pulled(&image(APP), Ok(()), node.now);
+    node.keeper.pulled(&image(APP), Way::Public, RUNTIME, node.now);
     node.see();
     assert_eq!(node.keeper.wakes(node.now), Some(node.now + Duration::from_secs(20)));
 }

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod failures;
+mod private;
 mod pulls;
 mod tidying;
 
@@ -19,6 +20,7 @@ const APP: &str = "docker.io/library/app:1";
 const DB: &str = "docker.io/library/db:1";
 const WEB: &str = "ghcr.io/shop/web:1";
 const GIB: u64 = 1 << 30;
+const RUNTIME: Result<Pulled, Failure> = Ok(Pulled::Runtime { private: false });
 
 fn image(text: &str) -> Image {
     text.parse().unwrap()
@@ -81,7 +83,7 @@ fn marked(held: Held, mark: Mark) -> Held {
     Held { mark: Some(mark), image: CriImage { pinned: true, ..held.image }, ..held }
 }
 
-fn failure(reason: Reason) -> Result<(), Failure> {
+fn failure(reason: Reason) -> Result<Pulled, Failure> {
     Err(Failure::new(reason, "why"))
 }
 
@@ -94,7 +96,8 @@ struct Node {
 
 impl Node {
     fn new(images: Vec<Wish>) -> Node {
-        let mut node = Node { keeper: Keeper::new(true), now: Instant::now(), here: Vec::new() };
+        let mut node =
+            Node { keeper: Keeper::new(Abilities { pins: true, passes: true }), now: Instant::now(), here: Vec::new() };
         node.keeper.want(wishes(images));
         node.see();
         node
@@ -115,7 +118,7 @@ impl Node {
 
     /// A pull ends well, and brings this.
     fn come(&mut self, text: &str, content: &str) {
-        self.keeper.pulled(&image(text), Ok(()), self.now);
+        self.keeper.pulled(&image(text), Way::Public, RUNTIME, self.now);
         self.here.retain_mut(|held| {
             held.image.tags.retain(|tag| tag != text);
             !held.image.tags.is_empty() || !held.image.digests.is_empty()
@@ -125,7 +128,11 @@ impl Node {
     }
 
     fn fail(&mut self, text: &str, reason: Reason) {
-        self.keeper.pulled(&image(text), failure(reason), self.now);
+        self.fail_by(Way::Public, text, reason);
+    }
+
+    fn fail_by(&mut self, way: Way, text: &str, reason: Reason) {
+        self.keeper.pulled(&image(text), way, failure(reason), self.now);
         self.see();
     }
 
@@ -135,9 +142,9 @@ impl Node {
         let mut words = Vec::new();
         for one in todo {
             match one {
-                Tidying::Mark { id, mark, pinned } => {
+                Tidying::Mark { id, mark, private, pinned } => {
                     let held = self.here.iter_mut().find(|held| held.image.id == id).unwrap();
-                    held.mark = mark;
+                    (held.mark, held.private) = (mark, private);
                     held.image.pinned = pinned;
                     words.push(format!("{} {mark:?} {pinned}", held.name()));
                 }

@@ -7,13 +7,13 @@ use super::*;
 
 #[test]
 fn nothing_is_done_before_it_is_known_what_is_wanted_and_what_is_there() {
-    let mut keeper = Keeper::new(true);
+    let mut keeper = Keeper::new(Abilities { pins: true, ..Abilities::default() });
     let now = Instant::now();
     let there = marked(held(&[APP], "app"), Mark::Remove);
     keeper.see(vec![there.clone()], Disk::default(), now);
     assert!(keeper.pulls(now).is_empty() && keeper.tidying().is_empty() && keeper.report().is_none());
 
-    let mut keeper = Keeper::new(true);
+    let mut keeper = Keeper::new(Abilities { pins: true, ..Abilities::default() });
     keeper.want(wishes(vec![wish(DB)]));
     assert!(keeper.pulls(now).is_empty() && keeper.tidying().is_empty());
     assert!(keeper.report().unwrap().blind.is_some());
@@ -83,8 +83,8 @@ fn an_image_by_digest_is_ready_under_that_digest() {
     let mut node = Node::new(vec![Wish { digest: Some(digest("app")), ..wish(&text) }]);
     node.here = vec![held(&[APP], "other")];
     node.see();
-    assert_eq!(node.keeper.pulls(node.now), [Pull { image: image(&text), digest: None }]);
-    node.keeper.pulled(&image(&text), Ok(()), node.now);
+    assert_eq!(node.keeper.pulls(node.now), [Pull { image: image(&text), digest: None, way: Way::Public }]);
+    node.keeper.pulled(&image(&text), Way::Public, RUNTIME, node.now);
     node.here.push(held(&[APP], "app"));
     node.see();
     assert_eq!(node.state(&text), NodeImageState::Warm);
@@ -107,7 +107,7 @@ fn a_pull_that_nobody_wants_any_more_is_ended() {
     let mut node = Node::new(vec![wish(APP), wish(DB)]);
     node.pulls();
     assert_eq!(node.keeper.want(wishes(vec![wish(DB)])), [image(APP)]);
-    node.keeper.pulled(&image(APP), failure(Reason::PullFailed), node.now);
+    node.keeper.pulled(&image(APP), Way::Public, failure(Reason::PullFailed), node.now);
     let report = node.keeper.report().unwrap();
     assert_eq!(report.status.images.len(), 1);
     node.keeper.want(wishes(vec![wish(APP), wish(DB)]));

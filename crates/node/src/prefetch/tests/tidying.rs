@@ -24,7 +24,7 @@ fn what_the_runtime_shows_before_its_pull_has_ended_was_pulled_all_the_same() {
     node.here = vec![held(&[DB], "db")];
     node.come(APP, "app");
     let mut tidied = node.tidy();
-    node.keeper.pulled(&image(DB), Ok(()), node.now);
+    node.keeper.pulled(&image(DB), Way::Public, RUNTIME, node.now);
     node.see();
     tidied.extend(node.tidy());
     tidied.sort();
@@ -118,7 +118,7 @@ fn nothing_is_removed_while_something_comes() {
 #[test]
 fn a_runtime_without_pins_is_not_asked_to_pin() {
     let mut node = Node::new(vec![wish(APP)]);
-    node.keeper = Keeper::new(false);
+    node.keeper = Keeper::new(Abilities::default());
     node.keeper.want(wishes(vec![removed(wish(APP))]));
     node.see();
     node.pulls();
@@ -132,14 +132,20 @@ fn a_runtime_without_pins_is_not_asked_to_pin() {
 fn a_tag_that_moved_is_pulled_anew() {
     let at = |content: &str| removed(Wish { digest: Some(digest(content)), ..wish(APP) });
     let mut node = Node::new(vec![at("old")]);
-    assert_eq!(node.keeper.pulls(node.now), [Pull { image: image(APP), digest: Some(digest("old")) }]);
+    assert_eq!(
+        node.keeper.pulls(node.now),
+        [Pull { image: image(APP), digest: Some(digest("old")), way: Way::Public }]
+    );
     node.come(APP, "old");
     node.tidy();
     assert_eq!(node.state(APP), NodeImageState::Warm);
     node.keeper.want(wishes(vec![at("new")]));
     assert_eq!(node.state(APP), NodeImageState::Wanted);
     assert!(node.tidy().is_empty(), "the old one stays until the new one has come");
-    assert_eq!(node.keeper.pulls(node.now), [Pull { image: image(APP), digest: Some(digest("new")) }]);
+    assert_eq!(
+        node.keeper.pulls(node.now),
+        [Pull { image: image(APP), digest: Some(digest("new")), way: Way::Public }]
+    );
     assert!(node.tidy().is_empty());
     node.come(APP, "new");
     assert_eq!(node.state(APP), NodeImageState::Warm);
