@@ -67,11 +67,10 @@ impl Answers {
             let last = known.remove(name).filter(|last| last.spec == upstream.spec);
             let mut one = last.unwrap_or_else(|| Known::new(&upstream.spec));
             let when = one.when(at);
-            if one.asking {
-            } else if when <= at {
+            if !one.asking && when <= at {
                 one.asking = true;
                 due.push((name.clone(), upstream.spec.clone()));
-            } else {
+            } else if !one.asking {
                 next = Some(next.map_or(when, |next| next.min(when)));
             }
             self.known.insert(name.clone(), one);

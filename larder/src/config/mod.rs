@@ -47,7 +47,7 @@ pub use tls::Tls;
 pub use units::{Address, Budget, Listener, Size, Span};
 pub use upstream::Upstream;
 
-pub use secret::{NoEntry, from_docker};
+pub use secret::{Lack, from_docker};
 use section::Problems;
 
 /// The file that is read where none is named.

@@ -147,20 +147,20 @@ struct DockerEntry {
 
 /// Why there is nothing for a registry in a Docker configuration. Quotes nothing of it, for it holds passwords.
 #[derive(Debug, PartialEq, Eq)]
-pub enum NoEntry {
+pub enum Lack {
     /// It is none: the line where that shows.
-    NoConfiguration(usize),
+    Form(usize),
     /// It does not name the registry.
-    NoRegistry,
+    Registry,
     /// It has no user name and password.
-    NoPassword,
+    Password,
 }
 
 fn from_docker_file(place: String, text: &[u8], registry: &Registry) -> Result<Found, String> {
     let credential = from_docker(text, registry).map_err(|why| match why {
-        NoEntry::NoConfiguration(line) => format!("{place}:{line}: is no Docker configuration"),
-        NoEntry::NoRegistry => format!("{place} has no entry for {registry} in auths"),
-        NoEntry::NoPassword => format!(
+        Lack::Form(line) => format!("{place}:{line}: is no Docker configuration"),
+        Lack::Registry => format!("{place} has no entry for {registry} in auths"),
+        Lack::Password => format!(
             "{place} has no user name and password for {registry}; larder runs no credential helpers and knows no \
              identity tokens: use username and password_file"
         ),
@@ -169,11 +169,11 @@ fn from_docker_file(place: String, text: &[u8], registry: &Registry) -> Result<F
 }
 
 /// Reads a Docker configuration's credential for a registry.
-pub fn from_docker(text: &[u8], registry: &Registry) -> Result<Credential, NoEntry> {
+pub fn from_docker(text: &[u8], registry: &Registry) -> Result<Credential, Lack> {
     // The error would quote the text.
-    let config: DockerConfig = serde_json::from_slice(text).map_err(|error| NoEntry::NoConfiguration(error.line()))?;
+    let config: DockerConfig = serde_json::from_slice(text).map_err(|error| Lack::Form(error.line()))?;
     let entry = config.auths.into_iter().find(|(key, _)| registry_of(key).as_ref() == Some(registry));
-    let (_, entry) = entry.ok_or(NoEntry::NoRegistry)?;
+    let (_, entry) = entry.ok_or(Lack::Registry)?;
     let pair = match entry {
         DockerEntry { username: Some(username), password: Some(password), .. } => Some((username, password)),
         DockerEntry { auth: Some(auth), .. } => BASE64_STANDARD
@@ -183,7 +183,7 @@ pub fn from_docker(text: &[u8], registry: &Registry) -> Result<Credential, NoEnt
             .and_then(|pair| pair.split_once(':').map(|(name, word)| (name.to_owned(), word.to_owned()))),
         _ => None,
     };
-    let (username, password) = pair.filter(|(_, password)| !password.is_empty()).ok_or(NoEntry::NoPassword)?;
+    let (username, password) = pair.filter(|(_, password)| !password.is_empty()).ok_or(Lack::Password)?;
     Ok(Credential::new(username, password))
 }
 

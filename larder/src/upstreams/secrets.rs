@@ -6,7 +6,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use oci::Registry;
 
-use crate::config::{NoEntry, from_docker};
+use crate::config::{Lack, from_docker};
 
 /// The types of Secrets that hold credentials for registries.
 pub const DOCKER: &str = "kubernetes.io/dockerconfigjson";
@@ -102,9 +102,9 @@ impl Kept {
         let useless = Useless::Broken;
         let credential = match self {
             Kept::Docker(text) => from_docker(text, registry).map_err(|why| match why {
-                NoEntry::NoConfiguration(_) => useless("holds no Docker configuration".to_owned()),
-                NoEntry::NoRegistry => Useless::NothingFor,
-                NoEntry::NoPassword => useless(format!(
+                Lack::Form(_) => useless("holds no Docker configuration".to_owned()),
+                Lack::Registry => Useless::NothingFor,
+                Lack::Password => useless(format!(
                     "has no user name and password for {registry}; larder runs no credential helpers and knows no identity tokens"
                 )),
             })?,

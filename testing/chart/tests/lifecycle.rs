@@ -39,6 +39,7 @@ fn install_upgrade_and_uninstall() -> Result<()> {
         release(cluster, "1")?;
         is_pulled_through(cluster)?;
         is_kept_ready(cluster)?;
+        an_upstream_is_heeded(cluster)?;
         let doctor = ["-n", NAMESPACE, "exec", "ds/larder-node", "--", "larder", "doctor"];
         let told = cluster.kubectl().run(&[&doctor[..], &["--config", "/etc/larder/config/larder.toml"]].concat())?;
         anyhow::ensure!(told.contains("every pull of this machine goes through larder"), "{told}");
@@ -117,6 +118,30 @@ fn is_kept_ready(cluster: &Cluster) -> Result<()> {
         node.crictl(&["inspecti", "docker.io/library/wanted:1"])?;
     }
     Ok(())
+}
+
+/// An Upstream and a Secret open a private registry to pods without one, and the Upstream's status says how it is.
+fn an_upstream_is_heeded(cluster: &Cluster) -> Result<()> {
+    let origin = cluster.origin("registry.private.example")?;
+    origin.push("acme/shared:1", &Image::new().seed(650).layer(Layer::random(2 << 20)))?;
+    let image = "registry.private.example/acme/shared:1";
+    let node = &cluster.nodes()[0];
+    anyhow::ensure!(node.crictl(&["pull", image]).is_err(), "nobody has shared it yet");
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "private", "namespace": NAMESPACE},
+        "type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": origin.docker_config()},
+    });
+    cluster.kubectl().apply(&secret.to_string())?;
+    let upstream = json!({
+        "apiVersion": "larder.dev/v1alpha1", "kind": "Upstream", "metadata": {"name": "private"},
+        "spec": {"registry": "registry.private.example", "credential": {"secretName": "private", "shared": true}},
+    });
+    cluster.kubectl().apply(&upstream.to_string())?;
+    wait_for("the Upstream is in use and its endpoint answers", PATIENCE, || {
+        let upstream = cluster.kubectl().json(&["get", "upstream", "private"])?;
+        Ok((has_condition(&upstream, "Ready") && has_condition(&upstream, "Available")).then_some(()))
+    })?;
+    wait_for("what is shared is pulled", PATIENCE, || Ok(node.crictl(&["pull", image]).ok())).map(drop)
 }
 
 /// The controller asks the registry what tags mean, by the address for nodes and with the certificates that it has made itself.

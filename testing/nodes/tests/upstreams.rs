@@ -250,3 +250,42 @@ fn upstreams_are_heeded_while_everything_runs() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_node_alone_goes_where_an_upstream_says() -> Result<()> {
+    with_cluster(&ClusterSpec::new("upstreams-alone").nodes(1), |cluster| {
+        let origin = Origin::start(cluster)?;
+        origin.password(PASSWORDS[0]);
+        let (first, second) = (origin.push(1), origin.push(2));
+        nodes::install_definitions(cluster)?;
+        nodes::make_account(cluster)?;
+        let node = &cluster.nodes()[0];
+        nodes::give_account(cluster, node.machine())?;
+        let launch = Launch::new(binary()).args(["node", "--log", "debug"]).env("KUBECONFIG", KUBECONFIG);
+        let agent = Agent::launch(node, &format!("[node.cluster]\nname = {:?}\n", node.name()), launch)?;
+
+        // As kubelet with a pod's own secret.
+        let credential = format!("robot:{}", PASSWORDS[0]);
+        let with_secret = |image: &str| node.crictl(&["pull", "--creds", &credential, image]);
+        ensure!(with_secret(&first).is_err(), "nobody has said whom to believe");
+        let mut upstream = origin.upstream();
+        upstream["spec"]["limits"] = json!({"requestsPerMinute": 6000});
+        apply(cluster, &upstream)?;
+        wait_for("the pod's secret opens it", PATIENCE, || Ok(with_secret(&first).ok()))?;
+        let served = agent.metric("larder_served_bytes_total", &[])?;
+        ensure!(served > 1e6, "{served} bytes came by the mirror");
+        // It shares nothing that it has no credential for.
+        ensure!(pull(node, &second).is_err());
+
+        cluster.kubectl().run(&["delete", "upstream", "corp"])?;
+        // What it was given before it may still have.
+        let mut seeds = 3..;
+        wait_for("it goes there no more", PATIENCE, || {
+            let image = origin.push(seeds.next().context("there are more")?);
+            Ok(with_secret(&image).is_err().then_some(()))
+        })?;
+        let log = agent.log()?;
+        ensure!(!log.contains(PASSWORDS[0]), "the log has a password");
+        Ok(())
+    })
+}
