@@ -209,6 +209,56 @@ async fn being_a_node_gives_no_right_to_private_images() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_gets_the_private_images_that_image_caches_want_and_no_others() -> anyhow::Result<()> {
+    const PATH: &str = "/larder/v1alpha1/wanted";
+    let up = Upstream::start().await?;
+    let image = up.image("team/app", "1", &[300_000], 1);
+    up.auth(Auth::Basic);
+    up.account("ann", "S3NT1NEL", &["team/app"]);
+    let authority = Authority::new()?;
+    let registry = registry(&up, &authority.folder("registry")).start()?;
+    let address = for_nodes(&registry);
+    let by = |who: &str| authority.connect(address, Some(&authority.folder(who)));
+    let asked = |who: &str, purpose: &str| -> anyhow::Result<u16> {
+        Ok(by(who)?.ask("GET", &manifest(&image.digest), &[("larder-prefetch", purpose)])?.status)
+    };
+    let list = |user: &str, runtime: bool| {
+        format!(
+            r#"{{"repositories": [{{"name": "up.test/team/app", "logins": [{{"username": "{user}", "password": "S3NT1NEL", "runtime": {runtime}}}]}}]}}"#
+        )
+    };
+    // Nobody has said that anybody wants it, or who may say so has not.
+    assert_eq!(asked("node", "store")?, 401);
+    assert_eq!(by("node")?.put(PATH, &list("ann", true))?.status, 403);
+    assert_eq!(registry.client()?.put(PATH, &list("ann", true))?.status, 404);
+    for bad in ["[", r#"{"repositories": [{"name": "S3NT1NEL"}]}"#, r#"{"repositories": 1}"#] {
+        let answer = by("controller")?.put(PATH, bad)?;
+        assert_eq!(answer.status, 400, "{bad}");
+        assert!(!String::from_utf8_lossy(&answer.body).contains("S3NT1NEL"));
+    }
+    assert_eq!(asked("node", "store")?, 401);
+
+    assert_eq!(by("controller")?.put(PATH, &list("ann", false))?.status, 200);
+    wait_for("what was refused is asked for again", || asked("node", "store").unwrap() == 200);
+    assert_eq!(asked("node", "runtime")?, 403, "it is for the store only");
+    assert_eq!(asked("node", "all")?, 401, "there is no such purpose");
+    assert_eq!(by("node")?.ask("GET", &manifest(&image.digest), &[])?.status, 401);
+    let header = [("larder-prefetch", "store")];
+    assert_eq!(registry.client()?.ask("GET", &manifest(&image.digest), &header)?.status, 401, "nobody is known there");
+    assert_eq!(by("node")?.ask("GET", &blob(&image.layers[0]), &header)?.digest(), image.layers[0]);
+
+    assert_eq!(by("controller")?.put(PATH, &list("ann", true))?.status, 200);
+    wait_for("what was refused is asked for again", || asked("node", "runtime").unwrap() == 200);
+    // With another credential it is no longer given, though it was.
+    assert_eq!(by("controller")?.put(PATH, &list("eve", true))?.status, 200);
+    assert_eq!(asked("node", "store")?, 403);
+    assert_eq!(by("controller")?.put(PATH, r#"{"repositories": []}"#)?.status, 200);
+    assert_eq!(asked("node", "store")?, 401);
+    assert!(!registry.log().contains("S3NT1NEL"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_registry_the_origin_is_asked_in_time() -> anyhow::Result<()> {
     let up = Upstream::start().await?;
     let image = up.image("team/app", "1", &[300_000], 1);
