@@ -39,6 +39,10 @@ fn list<T: serde::Serialize>(items: &[T]) -> String {
 }
 
 fn every_object_is_taken(cluster: &Cluster, helm: &Helm) -> Result<()> {
+    // Those of users, which values name and helm does not make.
+    for namespace in ["shop", "team"] {
+        cluster.kubectl().run(&["create", "namespace", namespace])?;
+    }
     for values in [None, Some("without-controller"), Some("everything"), Some("k3s"), Some("nodes-only")] {
         let file = values.map(|name| format!("{}/values/{name}.yaml", env!("CARGO_MANIFEST_DIR")));
         let arguments: Vec<&str> = file.iter().flat_map(|file| ["--values", file]).collect();
