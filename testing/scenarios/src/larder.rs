@@ -1,9 +1,10 @@
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -286,7 +287,14 @@ impl Builder {
     }
 }
 
-/// An address of the loopback interface that was free a moment ago.
+/// An address of the loopback interface that was free a moment ago, and that this process has not been given before: whoever was may not have
+/// listened there yet.
 pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port()) {
+            return Ok(address);
+        }
+    }
 }
