@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use apiserver::{ApiServer, Session};
 use cache::{
-    Ask, Authority, FailureKind, HeldImage, Keep, KeepBudget, KnownImage, Purpose, SourceError, Upstream,
+    Ask, Authority, FailureKind, HeldImage, Keep, KeepBudget, KnownImage, Purpose, SourceError, SourceKind, Upstream,
     Upstreams as _,
 };
 use controller::{
@@ -135,8 +135,12 @@ impl Resolver for Registries {
                 pause: Duration::ZERO,
             })?;
             let public = ask(&upstream, image, Authority::Anonymous).await;
-            if let Err(FailureKind::Unauthorized | FailureKind::Denied) = public.as_ref().map_err(|error| error.kind) {
-                // The larder registry may have a credential for it.
+            // Whoever has no credential need not ask the same again.
+            let has_more = upstream.rules.own_credential
+                || upstream.sources.iter().any(|source| source.kind() == SourceKind::Registry);
+            if let Err(FailureKind::Unauthorized | FailureKind::Denied) = public.as_ref().map_err(|error| error.kind)
+                && has_more
+            {
                 let private = ask(&upstream, image, Authority::Prefetch(Purpose::Store)).await;
                 if let Ok(digest) = private {
                     return Ok(Resolved { digest, private: true });

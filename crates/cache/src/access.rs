@@ -137,7 +137,7 @@ impl Access {
 
     /// The rights that a claim comes to, in the order in which they are tried: whoever keeps something ready has those that ImageCaches have for
     /// that purpose, and what the source knows.
-    pub(crate) fn rights(&self, name: &Name, claim: &Claim) -> Vec<Authority> {
+    pub(crate) fn rights(&self, name: &Name, claim: &Claim) -> impl Iterator<Item = Authority> + use<> {
         let told = match claim {
             Claim::Credential(_) => Vec::new(),
             Claim::Prefetch(purpose) => {
@@ -147,7 +147,7 @@ impl Access {
                 good.map(|opener| opener.credential.clone()).collect()
             }
         };
-        told.into_iter().map(Authority::Client).chain(std::iter::once(claim.clone().into())).collect()
+        told.into_iter().map(Authority::Client).chain(std::iter::once(claim.clone().into()))
     }
 
     /// Takes what ImageCaches want, and by which credentials it may be had; forgets what was told before.
@@ -174,7 +174,7 @@ impl Access {
         if self.public_mark(&request.name).await.is_some_and(|mark| mark.age() < self.public_for) {
             return Some(own);
         }
-        let mut rights = self.rights(&request.name, request.claim.as_ref()?).into_iter();
+        let mut rights = self.rights(&request.name, request.claim.as_ref()?);
         rights.find(|right| self.granted_for(&request.name, right).is_some_and(|age| age < self.grant_for))
     }
 
@@ -192,7 +192,7 @@ impl Access {
         }
         let Some(claim) = &request.claim else { return false };
         let most = self.grant_outage.max(self.grant_for);
-        let mut rights = self.rights(&request.name, claim).into_iter();
+        let mut rights = self.rights(&request.name, claim);
         rights.any(|right| self.granted_for(&request.name, &right).is_some_and(|age| age < most))
     }
 

@@ -38,8 +38,16 @@ pub(crate) struct Followed {
 struct Heard {
     what: Arc<str>,
     seen: Arc<Seen>,
-    /// It matters to what is told of images alone: all else goes on without it.
-    of_images: bool,
+    matters: Matters,
+}
+
+/// To whom it matters what is heard of a kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Matters {
+    /// To all that is done.
+    ToAll,
+    /// To what is told of images alone: all else goes on without it.
+    ToImages,
 }
 
 impl Followed {
@@ -68,7 +76,7 @@ impl Followed {
     /// Whether all has been listed in full that matters to more than what is told of images.
     pub fn is_heard_of(&self) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter().all(|heard| heard.of_images || heard.seen.ever())
+        seen.iter().all(|heard| heard.matters == Matters::ToImages || heard.seen.ever())
     }
 
     /// Begins to follow all that matters, in tasks of `tasks`.
@@ -88,9 +96,9 @@ impl Followed {
     }
 
     fn follow_pods(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
-        self.follow_for_images(
+        self.follow(
             server,
-            Watch::<Pod>::everywhere("the pods").paged(PAGE_OF_PODS),
+            (Watch::<Pod>::everywhere("the pods").paged(PAGE_OF_PODS), Matters::ToImages),
             tasks,
             |index, pod| pod_reduced(pod, index.texts()),
             |index, news| match news {
@@ -102,9 +110,9 @@ impl Followed {
     }
 
     fn follow_images(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
-        self.follow_for_images(
+        self.follow(
             server,
-            Watch::<DeserializeGuard<CachedImage>>::everywhere("the CachedImages").paged(PAGE),
+            (Watch::<DeserializeGuard<CachedImage>>::everywhere("the CachedImages").paged(PAGE), Matters::ToImages),
             tasks,
             |_, guard| match guard.0 {
                 Ok(image) => known_reduced(image),
@@ -125,7 +133,7 @@ impl Followed {
     fn follow_nodes(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
         self.follow(
             server,
-            Watch::<Node>::everywhere("the nodes").paged(PAGE),
+            (Watch::<Node>::everywhere("the nodes").paged(PAGE), Matters::ToAll),
             tasks,
             |index, node| KnownNode::of(&node, index.texts()),
             |index, news| match news {
@@ -139,7 +147,7 @@ impl Followed {
     fn follow_reports(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
         self.follow(
             server,
-            Watch::<DeserializeGuard<NodeCache>>::everywhere("the NodeCaches").paged(PAGE_OF_REPORTS),
+            (Watch::<DeserializeGuard<NodeCache>>::everywhere("the NodeCaches").paged(PAGE_OF_REPORTS), Matters::ToAll),
             tasks,
             |index, guard| match guard.0 {
                 Ok(cache) => Report::of(&cache, index.texts()),
@@ -159,7 +167,10 @@ impl Followed {
     fn follow_policy(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
         self.follow(
             server,
-            Watch::<DeserializeGuard<CachePolicy>>::everywhere("the CachePolicy").named(names::POLICY),
+            (
+                Watch::<DeserializeGuard<CachePolicy>>::everywhere("the CachePolicy").named(names::POLICY),
+                Matters::ToAll,
+            ),
             tasks,
             |_, guard| guard.0.map(|policy| policy.spec).map_err(Box::new),
             |index, news| match news {
@@ -182,7 +193,7 @@ impl Followed {
     fn follow_caches(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
         self.follow(
             server,
-            Watch::<DeserializeGuard<ImageCache>>::everywhere("the ImageCaches").paged(PAGE),
+            (Watch::<DeserializeGuard<ImageCache>>::everywhere("the ImageCaches").paged(PAGE), Matters::ToAll),
             tasks,
             |_, guard| match guard.0 {
                 Ok(cache) => (CacheKey::of(&cache.metadata), Some(cache_reduced(cache))),
@@ -207,7 +218,7 @@ impl Followed {
         let followed = self.clone();
         self.follow(
             server,
-            Watch::<DeserializeGuard<Upstream>>::everywhere("the Upstreams").paged(PAGE),
+            (Watch::<DeserializeGuard<Upstream>>::everywhere("the Upstreams").paged(PAGE), Matters::ToAll),
             tasks,
             |_, guard| match guard.0 {
                 Ok(upstream) => {
@@ -234,7 +245,7 @@ impl Followed {
     {
         self.follow(
             server,
-            Watch::<K>::everywhere(what).paged(PAGE),
+            (Watch::<K>::everywhere(what).paged(PAGE), Matters::ToAll),
             tasks,
             |index, object| workload_reduced(&object, index.texts()),
             |index, news| match news {
@@ -248,7 +259,7 @@ impl Followed {
     fn follow<K, T: Send + 'static>(
         self: &Arc<Followed>,
         server: &ApiServer,
-        watch: Watch<K>,
+        (watch, matters): (Watch<K>, Matters),
         tasks: &mut JoinSet<()>,
         keep: impl Fn(&mut Index, K) -> T + Send + 'static,
         take: impl Fn(&mut Index, News<T>) + Send + 'static,
@@ -256,42 +267,8 @@ impl Followed {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let seen = Arc::new(Seen::default());
-        self.note(&watch, &seen, false);
-        self.start_following(server, watch, seen, tasks, keep, take);
-    }
-
-    /// The same of what matters to images alone.
-    fn follow_for_images<K, T: Send + 'static>(
-        self: &Arc<Followed>,
-        server: &ApiServer,
-        watch: Watch<K>,
-        tasks: &mut JoinSet<()>,
-        keep: impl Fn(&mut Index, K) -> T + Send + 'static,
-        take: impl Fn(&mut Index, News<T>) + Send + 'static,
-    ) where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    {
-        let seen = Arc::new(Seen::default());
-        self.note(&watch, &seen, true);
-        self.start_following(server, watch, seen, tasks, keep, take);
-    }
-
-    fn note<K: Resource<DynamicType: Default>>(&self, watch: &Watch<K>, seen: &Arc<Seen>, of_images: bool) {
-        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(Heard { what: watch.what().clone(), seen: seen.clone(), of_images });
-    }
-
-    fn start_following<K, T: Send + 'static>(
-        self: &Arc<Followed>,
-        server: &ApiServer,
-        watch: Watch<K>,
-        seen: Arc<Seen>,
-        tasks: &mut JoinSet<()>,
-        keep: impl Fn(&mut Index, K) -> T + Send + 'static,
-        take: impl Fn(&mut Index, News<T>) + Send + 'static,
-    ) where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    {
+        let heard = Heard { what: watch.what().clone(), seen: seen.clone(), matters };
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(heard);
         let (keeper, taker, server) = (self.clone(), self.clone(), server.clone());
         let keep = move |object: K| keep(&mut keeper.index(), object);
         let take = move |news: News<T>| {

@@ -50,6 +50,7 @@ pub struct Index {
     texts: Texts,
     changed: bool,
     uses_changed: bool,
+    wanted_changed: bool,
 }
 
 impl fmt::Debug for Index {
@@ -77,6 +78,11 @@ impl Index {
     /// Whether what uses images, who has them or what is known of them is different since this was last asked.
     pub fn take_change_of_uses(&mut self) -> bool {
         std::mem::take(&mut self.uses_changed)
+    }
+
+    /// Whether what ImageCaches want may be different since this was last asked.
+    pub fn take_change_of_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.wanted_changed)
     }
 
     /// Whether something is different that [`take_change`](Index::take_change) tells, without forgetting it.
@@ -121,6 +127,7 @@ impl Index {
         self.has_policy = has_policy;
         self.changed |= changed;
         self.uses_changed |= changed;
+        self.wanted_changed |= changed;
         self.policy = policy;
     }
 
@@ -171,13 +178,13 @@ impl Index {
     /// These are all ImageCaches.
     pub fn replace_caches(&mut self, caches: Vec<(CacheKey, ImageCache)>) {
         self.caches = caches.into_iter().map(|(key, cache)| (key, Arc::new(cache))).collect();
-        (self.changed, self.uses_changed) = (true, true);
+        (self.changed, self.uses_changed, self.wanted_changed) = (true, true, true);
     }
 
     /// An ImageCache is new or has changed.
     pub fn apply_cache(&mut self, key: CacheKey, cache: ImageCache) {
         self.caches.insert(key, Arc::new(cache));
-        (self.changed, self.uses_changed) = (true, true);
+        (self.changed, self.uses_changed, self.wanted_changed) = (true, true, true);
     }
 
     /// An ImageCache is gone, or cannot be read.
@@ -185,13 +192,14 @@ impl Index {
         let gone = self.caches.remove(key).is_some();
         self.changed |= gone;
         self.uses_changed |= gone;
+        self.wanted_changed |= gone;
     }
 
     /// These are all workloads of a kind.
     pub fn replace_workloads(&mut self, kind: api::WorkloadKind, workloads: Vec<(WorkloadKey, Option<Workload>)>) {
         self.workloads.retain(|key, _| key.kind != kind);
         self.workloads.extend(workloads.into_iter().filter_map(|(key, workload)| Some((key, workload?))));
-        (self.changed, self.uses_changed) = (true, true);
+        (self.changed, self.uses_changed, self.wanted_changed) = (true, true, true);
     }
 
     /// A workload is new or has changed; none if it has nothing to run any more.
@@ -199,6 +207,7 @@ impl Index {
         let same = self.workloads.get(&key) == workload.as_ref();
         self.changed |= !same;
         self.uses_changed |= !same;
+        self.wanted_changed |= !same;
         match workload {
             Some(workload) => drop(self.workloads.insert(key, workload)),
             None => drop(self.workloads.remove(&key)),

@@ -99,8 +99,15 @@ pub(crate) async fn provide(followed: &Arc<Followed>, provider: &dyn Provider, m
         if !followed.is_heard_of() {
             continue;
         }
-        let wanted = followed.index().provisions();
-        if told.as_ref().is_some_and(|(before, when)| *before == wanted && when.elapsed() < AGAIN) {
+        let is_recent = told.as_ref().is_some_and(|(_, when)| when.elapsed() < AGAIN);
+        let wanted = {
+            let mut index = followed.index();
+            if !index.take_change_of_wanted() && is_recent {
+                continue;
+            }
+            index.provisions()
+        };
+        if is_recent && told.as_ref().is_some_and(|(before, _)| *before == wanted) {
             continue;
         }
         let answer = tokio::time::timeout(LIMIT, provider.provide(wanted.clone())).await;
@@ -122,6 +129,7 @@ pub(crate) async fn provide(followed: &Arc<Followed>, provider: &dyn Provider, m
                     tracing::warn!(why, "the larder registry is not told what ImageCaches want; trying again");
                     complaint = Some(why);
                 }
+                told = None;
                 tokio::time::sleep(REST).await;
             }
         }

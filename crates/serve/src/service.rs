@@ -244,13 +244,13 @@ impl Client {
         // Whoever comes in by the door for nodes has shown that it is one; what nobody wants it has no business with.
         let purpose = request.headers().get(PREFETCH).and_then(|value| Purpose::parse(value.as_bytes()));
         let purpose = purpose.filter(|_| self.guest != Guest::Anybody && self.shared.engine.is_wanted(&name));
-        let claim = match credential {
-            _ if purpose.is_some() => purpose.map(Claim::Prefetch),
-            Some(credential) => Some(self.shared.engine.claim(credential, &name).map_err(|Spent| {
+        let claim = match (purpose, credential) {
+            (Some(purpose), _) => Some(Claim::Prefetch(purpose)),
+            (None, Some(credential)) => Some(self.shared.engine.claim(credential, &name).map_err(|Spent| {
                 let message = "this password was good for one pull, which has ended";
                 Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
             })?),
-            None => None,
+            (None, None) => None,
         };
         let asked = cache::Request { name, claim };
         if let Some(time) = throttle.wait_for(ip, &asked, now) {

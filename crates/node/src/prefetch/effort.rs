@@ -103,14 +103,13 @@ impl Effort {
         self.rest == Rest::GivenUp
     }
 
-    /// A pull failed. With `hope`, what nobody knows a credential for by now is tried again.
-    pub(super) fn fail(&mut self, failure: Failure, retries: u32, hope: bool, now: Instant) {
+    pub(super) fn fail(&mut self, failure: Failure, retries: u32, now: Instant) {
         self.arrived = false;
         self.warm_since = None;
         if failure.reason.counts() {
             self.failures = self.failures.saturating_add(1);
         }
-        self.rest = match (failure.reason.is_final() && !hope) || self.failures > retries {
+        self.rest = match self.failures > retries {
             true => Rest::GivenUp,
             false => Rest::Until(now + pause(self.failures)),
         };

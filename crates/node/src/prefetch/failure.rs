@@ -63,11 +63,6 @@ impl Reason {
         }
     }
 
-    /// Whether trying again would be of no use as long as nobody changes anything.
-    pub(super) fn is_final(self) -> bool {
-        self == Reason::CredentialNeeded
-    }
-
     /// Whether it says something of the image, so that it counts among the retries that an ImageCache allows.
     pub(super) fn counts(self) -> bool {
         self != Reason::RuntimeUnavailable

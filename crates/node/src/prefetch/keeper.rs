@@ -194,11 +194,11 @@ impl Keeper {
         match (warm, &id) {
             (true, _) => effort.warm(now),
             (false, Some((_, _, digest))) if arrived => {
-                effort.fail(differs(digest.as_deref(), wish), wish.retries, false, now)
+                effort.fail(differs(digest.as_deref(), wish), wish.retries, now)
             }
             (false, None) if arrived || effort.was_warm() => {
                 let message = "it was there, and was removed by somebody else";
-                effort.fail(Failure::new(Reason::Removed, message), wish.retries, false, now);
+                effort.fail(Failure::new(Reason::Removed, message), wish.retries, now);
             }
             (false, _) => effort.outdated(),
         }
@@ -231,7 +231,11 @@ impl Keeper {
             Ok(Pulled::Store(whole)) => effort.stored(whole),
             // No failure yet: there may be a credential for it, with a pass or for larder's store.
             Err(Failure { reason: Reason::CredentialNeeded, .. }) if way == Way::Public => effort.private = true,
-            Err(failure) => effort.fail(failure, retries, self.abilities.registry, now),
+            // Without a larder registry nobody will come to know a credential.
+            Err(failure) if failure.reason == Reason::CredentialNeeded && !self.abilities.registry => {
+                effort.fail(failure, 0, now);
+            }
+            Err(failure) => effort.fail(failure, retries, now),
         }
     }
 
@@ -249,7 +253,6 @@ impl Keeper {
             effort.fail(
                 Failure::new(Reason::Removed, "larder's store had it, and had no room for it any more"),
                 retries,
-                false,
                 now,
             );
         }

@@ -143,23 +143,10 @@ impl Publisher {
 
     /// An event when private images have come into the runtime.
     async fn tell_of_private(&mut self, node: &KnownNode, now: BTreeSet<String>) {
-        let new: Vec<&str> = now.difference(&self.exposed).map(String::as_str).collect();
-        let message = message_of_private(&new);
-        let told = new.is_empty();
-        self.exposed = now;
-        if told {
-            return;
-        }
-        let event = NodeEvent {
-            node: &node.node.name,
-            uid: &node.uid,
-            warning: true,
-            reason: "PrivateImagesInRuntime",
-            message: &message,
-            component: MANAGER,
-        };
-        if let Err(why) = event.write(&self.session).await {
-            tracing::warn!(why, "no event tells of the private images that the runtime has");
+        let before = std::mem::replace(&mut self.exposed, now);
+        let new: Vec<&str> = self.exposed.difference(&before).map(String::as_str).collect();
+        if !new.is_empty() {
+            self.tell(node, "PrivateImagesInRuntime", true, &message_of_private(&new)).await;
         }
     }
 
@@ -167,20 +154,17 @@ impl Publisher {
     async fn tell_of_cleanup(&mut self, node: &KnownNode, cleanup: Option<&LastCleanup>) {
         let Some(cleanup) = cleanup.filter(|cleanup| self.cleaned.as_ref() != Some(cleanup)) else { return };
         self.cleaned = Some(cleanup.clone());
-        if cleanup.dry_run {
-            return;
+        if !cleanup.dry_run {
+            self.tell(node, "ImagesRemoved", false, &message_of(cleanup)).await;
         }
-        let message = message_of(cleanup);
-        let event = NodeEvent {
-            node: &node.node.name,
-            uid: &node.uid,
-            warning: false,
-            reason: "ImagesRemoved",
-            message: &message,
-            component: MANAGER,
-        };
+    }
+
+    /// Writes an event of the node.
+    async fn tell(&self, node: &KnownNode, reason: &str, warning: bool, message: &str) {
+        let (name, uid) = (&*node.node.name, &*node.uid);
+        let event = NodeEvent { node: name, uid, warning, reason, message, component: MANAGER };
         if let Err(why) = event.write(&self.session).await {
-            tracing::warn!(why, "no event tells of the images that were removed");
+            tracing::warn!(reason, why, "an event of this node could not be written");
         }
     }
 
@@ -258,27 +242,28 @@ fn exposed(status: &NodeCacheStatus) -> BTreeSet<String> {
 
 /// What it means that they are there, for people.
 fn message_of_private(images: &[&str]) -> String {
-    let named: Vec<&str> = images.iter().copied().take(10).collect();
-    let more = match images.len() - named.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
     format!(
-        "kubelet may let every pod of this node use {}{more}, with or without a pull secret: an ImageCache with privateImages: Runtime had \
+        "kubelet may let every pod of this node use {}, with or without a pull secret: an ImageCache with privateImages: Runtime had \
          larder pull what needs a credential. With privateImages: Store it goes to pods with a pull secret of their own",
-        named.join(", ")
+        some(images.iter().copied(), images.len())
     )
 }
 
 /// What went, for people.
 fn message_of(cleanup: &LastCleanup) -> String {
-    let names: Vec<&str> = cleanup.images.iter().take(10).map(|one| one.image.as_str()).collect();
-    let more = match (cleanup.removed as usize).saturating_sub(names.len()) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let mib = cleanup.freed_bytes.div_ceil(1 << 20);
-    format!("removed {} images of {mib} MiB that nothing used: {}{more}", cleanup.removed, names.join(", "))
+    let (removed, mib) = (cleanup.removed, cleanup.freed_bytes.div_ceil(1 << 20));
+    let names = some(cleanup.images.iter().map(|one| one.image.as_str()), removed as usize);
+    format!("removed {removed} images of {mib} MiB that nothing used: {names}")
+}
+
+/// The first names of so many.
+fn some<'a>(names: impl Iterator<Item = &'a str>, all: usize) -> String {
+    let named: Vec<&str> = names.take(10).collect();
+    let list = named.join(", ");
+    match all.saturating_sub(named.len()) {
+        0 => list,
+        more => format!("{list} and {more} more"),
+    }
 }
 
 fn apply() -> PatchParams {
