@@ -51,6 +51,7 @@ pub struct Index {
     changed: bool,
     uses_changed: bool,
     wanted_changed: bool,
+    provided: bool,
 }
 
 impl fmt::Debug for Index {
@@ -78,6 +79,16 @@ impl Index {
     /// Whether what uses images, who has them or what is known of them is different since this was last asked.
     pub fn take_change_of_uses(&mut self) -> bool {
         std::mem::take(&mut self.uses_changed)
+    }
+
+    /// The larder registry has been told of something new that ImageCaches want.
+    pub fn note_provided(&mut self) {
+        (self.provided, self.changed) = (true, true);
+    }
+
+    /// Whether it has been told of something new since this was last asked.
+    pub fn take_provided(&mut self) -> bool {
+        std::mem::take(&mut self.provided)
     }
 
     /// Whether what ImageCaches want may be different since this was last asked.

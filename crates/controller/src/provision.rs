@@ -119,7 +119,15 @@ pub(crate) async fn provide(followed: &Arc<Followed>, provider: &dyn Provider, m
                 if complaint.take().is_some() {
                     tracing::info!("the larder registry knows again what ImageCaches want");
                 }
-                if followed.index().set_problems(problems) {
+                let is_new = told.as_ref().is_none_or(|(before, _)| *before != wanted);
+                let is_other = {
+                    let mut index = followed.index();
+                    if is_new {
+                        index.note_provided();
+                    }
+                    index.set_problems(problems)
+                };
+                if is_new || is_other {
                     followed.changes.notify_one();
                 }
                 told = Some((wanted, Instant::now()));

@@ -155,6 +155,9 @@ impl Controller {
                 self.metrics.objects.get_or_create(&Kind { kind }).set(i64::try_from(size).unwrap_or(i64::MAX));
             }
             let (releases, wait) = index.releases(&now);
+            if index.take_provided() {
+                refresher.tags.try_private_anew();
+            }
             let (due, next_tag) = refresher.tags.due(&index, &now, Instant::now());
             refresher.ask(due);
             self.facts.set(refresher.tags.facts());

@@ -69,6 +69,8 @@ struct Known {
     asking: Option<Instant>,
     /// Whoever answered gives it to nobody without a credential.
     private: bool,
+    /// The next question may be answered otherwise, and is not to wait.
+    anew: bool,
     /// Questions since one was answered well, and how the last one failed.
     failures: u32,
     failure: Option<Unresolved>,
@@ -123,6 +125,7 @@ impl Tags {
             let Some(known) = self.known.get_mut(&image).filter(|known| known.asking.is_none()) else { continue };
             if when <= at {
                 known.asking = Some(at);
+                known.anew = false;
                 due.push(image);
             } else {
                 next = Some(next.map_or(when, |next| next.min(when)));
@@ -159,6 +162,13 @@ impl Tags {
                 known.failures = known.failures.saturating_add(1);
                 known.failure = Some(why);
             }
+        }
+    }
+
+    /// Those who are asked may by now know a credential: what needs one is asked for again, and what is being asked for too.
+    pub fn try_private_anew(&mut self) {
+        for known in self.known.values_mut() {
+            known.anew |= known.asking.is_some() || known.failure.as_ref().is_some_and(|failure| failure.private);
         }
     }
 
@@ -260,7 +270,7 @@ impl Known {
 
     /// When it is to be asked for; never again if nothing is said.
     fn when(&self, interval: Option<Duration>, wished: Option<Instant>, at: Instant) -> Option<Instant> {
-        let Some((begun, _)) = &self.asked else { return Some(at) };
+        let Some((begun, _)) = self.asked.as_ref().filter(|_| !self.anew) else { return Some(at) };
         if wished.is_some_and(|since| *begun < since) {
             return Some(at);
         }

@@ -281,3 +281,22 @@ fn who_leads_next_goes_on_where_the_last_one_was() {
     cluster.index.delete_cache(&key("shop/web"));
     assert!(cluster.due().is_empty() && cluster.tags.known.is_empty());
 }
+
+#[test]
+fn what_needs_a_credential_is_asked_for_again_when_there_may_be_one() {
+    let mut cluster = Cluster::new();
+    cluster.index.wants("shop/web", wants(json!([A])));
+    assert_eq!(cluster.due(), [A]);
+    cluster.answer(A, Err(secret()));
+    assert!(cluster.pass(60).is_empty(), "it is a no");
+    cluster.tags.try_private_anew();
+    assert_eq!(cluster.due(), [A]);
+    // Said while it is being asked for, it counts for the next question.
+    cluster.tags.try_private_anew();
+    assert!(cluster.due().is_empty());
+    cluster.answer(A, Err(secret()));
+    assert_eq!(cluster.due(), [A]);
+    cluster.answer(A, Ok("new"));
+    cluster.tags.try_private_anew();
+    assert!(cluster.due().is_empty(), "what is known is as fresh as before");
+}
