@@ -331,7 +331,7 @@ impl Cluster {
     }
 
     /// Keeps the logs when it ends, since something went wrong.
-    pub(crate) fn failed(&self) {
+    pub fn failed(&self) {
         self.base.state.failed();
     }
 

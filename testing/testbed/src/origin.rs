@@ -100,6 +100,8 @@ pub struct Request {
     pub agent: String,
     /// The address of the client.
     pub client: String,
+    /// When it was answered, to the second, such as `25/Nov/2026:03:59:01 +0000`.
+    pub time: String,
 }
 
 impl Request {
@@ -293,7 +295,9 @@ fn docker_config(host: &str) -> String {
 /// Reads a line of an access log in the "combined" form.
 fn parse_request(line: &str) -> Option<Request> {
     let mut quoted = line.split('"');
-    let client = quoted.next()?.split(' ').next()?.to_owned();
+    let who = quoted.next()?;
+    let client = who.split(' ').next()?.to_owned();
+    let time = who.split(['[', ']']).nth(1)?.to_owned();
     let mut request = quoted.next()?.split(' ');
     let mut answer = quoted.next()?.split_whitespace();
     let _referrer = quoted.next()?;
@@ -305,6 +309,7 @@ fn parse_request(line: &str) -> Option<Request> {
         bytes: answer.next()?.parse().ok()?,
         agent,
         client,
+        time,
     };
     request.path.starts_with("/v2").then_some(request)
 }
@@ -319,6 +324,7 @@ mod tests {
         let request = parse_request(line).unwrap();
         assert_eq!((request.method.as_str(), request.status, request.bytes), ("GET", 200, 1234));
         assert_eq!((request.client.as_str(), request.agent.as_str()), ("10.213.1.11", "containerd/2.4.2"));
+        assert_eq!(request.time, "25/Nov/2026:03:59:01 +0000");
         assert!(request.is_blob_get());
         assert_eq!(parse_request(r#"time="2026" level=warning msg="No HTTP secret""#), None);
     }
