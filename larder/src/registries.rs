@@ -136,7 +136,7 @@ impl Resolver for Registries {
             })?;
             let public = ask(&upstream, image, Authority::Anonymous).await;
             // Whoever has no credential need not ask the same again.
-            let has_more = upstream.rules.own_credential
+            let has_more = upstream.rules.own.is_some()
                 || upstream.sources.iter().any(|source| source.kind() == SourceKind::Registry);
             if let Err(FailureKind::Unauthorized | FailureKind::Denied) = public.as_ref().map_err(|error| error.kind)
                 && has_more

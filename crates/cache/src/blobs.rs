@@ -4,9 +4,9 @@ use bytes::Bytes;
 use oci::{Digest, Name};
 
 use crate::credential::Authority;
-use crate::engine::{Engine, Inner, SmallBlob};
+use crate::engine::{Engine, Inner, SmallBlob, is_for_another};
 use crate::fill::{self, Filling, Start};
-use crate::manifests::{is_outage, read_whole};
+use crate::manifests::{is_outage, may_stand_in, read_whole};
 use crate::reply::{Blob, BlobReply, Content, Error, Outcome, Request};
 use crate::source::{Ask, FailureKind, Source, Upstream};
 use crate::store::{Record, RecordKind};
@@ -43,7 +43,10 @@ impl Inner {
             Some(authority) => (authority, false),
             None => match self.prove(&upstream, request, digest).await {
                 Ok(authority) => (authority, true),
-                Err(error) if is_outage(error.kind) && self.access.through_outage(&upstream, request).await => {
+                Err(error)
+                    if may_stand_in(&upstream.rules, error.kind)
+                        && self.access.through_outage(&upstream, request).await =>
+                {
                     return match self.stored_blob(name, digest).await {
                         Some(blob) => Ok(BlobReply { content: Content::Whole(blob), outcome: Outcome::Stale }),
                         None => Err(error),
@@ -86,9 +89,9 @@ impl Inner {
         request: &Request,
         digest: &Digest,
     ) -> Result<Authority, Error> {
-        let key = (request.name.clone(), *digest, self.access.who(false, request));
-        let work = {
-            let (inner, upstream, request, digest) = (self.clone(), upstream.clone(), request.clone(), *digest);
+        let key = |who| (request.name.clone(), *digest, who);
+        let work = |request: Request| {
+            let (inner, upstream, digest) = (self.clone(), upstream.clone(), *digest);
             async move {
                 let asked = &digest;
                 let ask = |source: Arc<dyn Source>, ask: Ask| async move {
@@ -96,7 +99,7 @@ impl Inner {
                 };
                 let authority = match inner.authorized(&upstream, &request, ask).await {
                     Err(error) if error.kind == FailureKind::NotFound => {
-                        inner.blob_hidden(&request.name, &digest).await;
+                        inner.blob_hidden(&upstream, &request.name, &digest).await;
                         return Err(error.into());
                     }
                     answer => answer?,
@@ -107,7 +110,7 @@ impl Inner {
                 Ok(authority)
             }
         };
-        self.proofs.run(&self.tasks, self.clone(), |inner| &inner.proofs, key, work).await.0
+        self.once(|inner| &inner.proofs, upstream, (request, None), key, work).await.0
     }
 
     async fn head_blob(
@@ -129,8 +132,8 @@ impl Inner {
             }
         }
         let key = |who| (name.clone(), *digest, who);
-        let work = || {
-            let (inner, upstream, request, digest) = (self.clone(), upstream.clone(), request.clone(), *digest);
+        let work = |request: Request| {
+            let (inner, upstream, digest) = (self.clone(), upstream.clone(), *digest);
             async move { inner.ask_for_size(&upstream, &request, &digest).await }
         };
         let (result, joined) =
@@ -138,7 +141,9 @@ impl Inner {
         match result {
             Ok((size, Outcome::Miss)) if joined => Ok((size, Outcome::Joined)),
             Ok(answer) => Ok(answer),
-            Err(error) if is_outage(error.kind) && self.access.through_outage(upstream, request).await => {
+            Err(error)
+                if may_stand_in(&upstream.rules, error.kind) && self.access.through_outage(upstream, request).await =>
+            {
                 let blob = self.stored_blob(name, digest).await.ok_or(error)?;
                 Ok((blob.size(), Outcome::Stale))
             }
@@ -157,7 +162,7 @@ impl Inner {
             self.authorized(upstream, request, |source, ask| async move { source.head_blob(&ask, digest).await }).await;
         let head = match head {
             Err(error) if error.kind == FailureKind::NotFound => {
-                self.blob_hidden(name, digest).await;
+                self.blob_hidden(upstream, name, digest).await;
                 return Err(error.into());
             }
             answer => answer?,
@@ -190,16 +195,12 @@ impl Inner {
                     let refused = error.kind == FailureKind::NotFound || is_for_another(error.kind);
                     let others = joined && filling.ask().authority != ask.authority;
                     if !(refused && others && attempt < ATTEMPTS) {
-                        if upstream.rules.shared
-                            && matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied)
-                        {
-                            self.metrics.access("own_refused");
+                        let shared = ask.authority == Authority::Own && upstream.rules.for_all().is_some();
+                        if error.kind == FailureKind::Unauthorized || shared && error.kind == FailureKind::Denied {
+                            self.refused(&upstream, &ask.name, &ask.authority).await;
                         }
-                        if error.kind == FailureKind::Unauthorized {
-                            self.access.forget(&ask.name, &ask.authority).await;
-                            if ask.authority != Authority::Anonymous {
-                                return Err(Error::new(FailureKind::Denied, error.reason));
-                            }
+                        if error.kind == FailureKind::Unauthorized && ask.authority != Authority::Anonymous {
+                            return Err(Error::new(FailureKind::Denied, error.reason));
                         }
                         return Err(error);
                     }
@@ -285,28 +286,22 @@ impl Inner {
     }
 
     /// Takes note that the origin has said of a blob that it is not there.
-    async fn blob_hidden(&self, name: &Name, digest: &Digest) {
+    async fn blob_hidden(&self, upstream: &Upstream, name: &Name, digest: &Digest) {
         let recorded = self.is_recorded(name, RecordKind::Blob(*digest)).await;
         // What memory knows may not be on the disk yet. It knows manifests that were asked for as blobs too, and many
         // origins do not.
         let manifest = self.is_recorded(name, RecordKind::Manifest(*digest)).await;
         if recorded || !manifest && self.members.contains_key(&(name.clone(), *digest)) {
-            self.hidden(name).await;
+            self.close(upstream, name).await;
         }
     }
 
     /// Takes note that the origin has said of a manifest that it is not there.
-    pub(crate) async fn manifest_hidden(&self, name: &Name, digest: &Digest) {
+    pub(crate) async fn manifest_hidden(&self, upstream: &Upstream, name: &Name, digest: &Digest) {
         let known = self.manifests.contains_key(&(name.clone(), *digest));
         if known || self.is_recorded(name, RecordKind::Manifest(*digest)).await {
-            self.hidden(name).await;
+            self.close(upstream, name).await;
         }
-    }
-
-    /// The origin does not show what it showed before. Many do so with what is private: then the repository is public no
-    /// longer, whatever comes.
-    async fn hidden(&self, name: &Name) {
-        self.access.forget(name, &Authority::Anonymous).await;
     }
 
     /// A blob's verified bytes, if they came from the registry of `name` before. The word of one registry is no reason to
@@ -370,11 +365,6 @@ impl Inner {
             self.metrics.store_error(&error);
         }
     }
-}
-
-/// Whether a failure is one of whose right was used, so that another's may do.
-fn is_for_another(kind: FailureKind) -> bool {
-    matches!(kind, FailureKind::Unauthorized | FailureKind::Denied | FailureKind::RateLimited { .. })
 }
 
 /// Takes a fill off the list when its task ends, however that happens.

@@ -57,8 +57,8 @@ impl Engine {
             return Ok(reply(stored.clone(), Outcome::Hit));
         }
         let key = |who| (request.name.clone(), query.clone(), who);
-        let work = || {
-            let (inner, upstream, request, query) = (inner.clone(), upstream.clone(), request.clone(), query.clone());
+        let work = |request: Request| {
+            let (inner, upstream, query) = (inner.clone(), upstream.clone(), query.clone());
             let places = places.clone();
             async move { inner.fetch_document(&upstream, &request, &query, &places).await }
         };

@@ -211,7 +211,8 @@ impl Engine {
 impl Inner {
     /// Asks the sources of an upstream with a right that is sufficient, finding out which one is.
     ///
-    /// What is known is used; otherwise nobody's right comes first and the client's second. A yes is remembered.
+    /// What is known is used; otherwise everybody's right comes first and the client's second. Where the upstream's own credential is
+    /// everybody's, it is not tried for a client who shows one: [`Inner::once`] has tried it. A yes is remembered.
     pub(crate) async fn authorized<T, F, Fut>(
         &self,
         upstream: &Upstream,
@@ -223,57 +224,59 @@ impl Inner {
         Fut: Future<Output = Result<T, SourceError>>,
     {
         let Request { name, claim } = request;
+        let rules = &upstream.rules;
         let known = self.access.known(upstream, request).await;
         let mut hidden = None;
+        let mut answer = Err(SourceError::new(FailureKind::Unavailable, upstream.registry.as_str(), "not asked"));
         if let Some(authority) = &known {
-            let others = !upstream.rules.shared && claim.clone().is_some_and(|own| *authority != own.into());
+            let others = claim.clone().is_some_and(|own| *authority != own.into());
             match self.each_source(upstream, name, authority.clone(), &call).await {
-                Err(error)
-                    if upstream.rules.shared
-                        && matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied) =>
-                {
-                    self.metrics.access("own_refused");
-                    let reason = "the origin refused the credential that is configured for this upstream";
-                    return Err(SourceError::new(FailureKind::Denied, error.source_label, reason));
-                }
-                Err(error)
-                    if matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied)
-                        && !upstream.rules.shared =>
-                {
-                    self.access.forget(name, authority).await;
+                Err(error) if is_no(error.kind) => {
+                    self.refused(upstream, name, authority).await;
+                    answer = Err(error);
                 }
                 // Only those without a credential are held to the limit of those without.
                 Err(error) if others && matches!(error.kind, FailureKind::RateLimited { .. }) => {}
                 // Many say so of what is private, as this may be by now.
                 Err(error) if others && error.kind == FailureKind::NotFound => hidden = Some(error),
+                Ok(found) => {
+                    if *authority == Authority::Own {
+                        self.access.remember(name, authority, rules).await;
+                    }
+                    return Ok(found);
+                }
                 answer => return answer,
             }
         }
-        let mut answer = Err(SourceError::new(FailureKind::Unavailable, upstream.registry.as_str(), "not asked"));
-        let mut absent = false;
-        for authority in
-            std::iter::once(Authority::Anonymous).chain(claim.iter().flat_map(|claim| self.access.rights(name, claim)))
-        {
+        let everybodys = match rules.for_all() {
+            None => Some(Authority::Anonymous),
+            Some(_) if known.is_none() => claim.is_none().then_some(Authority::Own),
+            Some(_) => Some(Authority::Own).filter(|own| known.as_ref() != Some(own)),
+        };
+        let mut absent = hidden.is_some();
+        for authority in everybodys.into_iter().chain(claim.iter().flat_map(|claim| self.access.rights(name, claim))) {
             answer = self.each_source(upstream, name, authority.clone(), &call).await;
             match &answer {
                 Ok(_) => {
-                    self.metrics.access(if authority == Authority::Anonymous { "public" } else { "granted" });
+                    self.metrics.access(match &authority {
+                        Authority::Anonymous => "public",
+                        Authority::Own => "shared",
+                        Authority::Client(_) | Authority::Prefetch(_) => "granted",
+                    });
                     if absent {
-                        self.access.forget(name, &Authority::Anonymous).await;
+                        self.close(upstream, name).await;
                     }
-                    self.access.remember(name, &authority, upstream.rules.lent).await;
+                    self.access.remember(name, &authority, rules).await;
                     return answer;
                 }
                 Err(error) => {
-                    let refused =
-                        matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied | FailureKind::NotFound);
-                    if matches!(error.kind, FailureKind::Unauthorized | FailureKind::Denied) {
-                        self.access.forget(name, &authority).await;
+                    if is_no(error.kind) {
+                        self.refused(upstream, name, &authority).await;
                     }
                     absent |= error.kind == FailureKind::NotFound;
-                    let limited =
-                        authority == Authority::Anonymous && matches!(error.kind, FailureKind::RateLimited { .. });
-                    if !refused && !limited {
+                    let limited = matches!(authority, Authority::Anonymous | Authority::Own)
+                        && matches!(error.kind, FailureKind::RateLimited { .. });
+                    if !is_no(error.kind) && error.kind != FailureKind::NotFound && !limited {
                         break;
                     }
                 }
@@ -282,12 +285,11 @@ impl Inner {
         if let Some(error) = hidden {
             return Err(error);
         }
-        let failed = |error: &SourceError| {
-            matches!(error.kind, FailureKind::Unavailable | FailureKind::Timeout | FailureKind::Invalid)
-        };
-        let asks = answer.as_ref().is_err_and(failed) && self.access.asks_in_outage(upstream, request).await;
         answer.map_err(|error| match error.kind {
-            _ if asks => SourceError::new(FailureKind::Unauthorized, error.source_label, error.reason),
+            kind if is_no(kind) && rules.for_all().is_some() && claim.is_none() => {
+                let reason = "the origin refused the credential that is configured for this upstream";
+                SourceError::new(FailureKind::Denied, error.source_label, reason)
+            }
             FailureKind::Unauthorized if claim.is_some() => {
                 self.metrics.access("refused");
                 SourceError::new(FailureKind::Denied, error.source_label, "the origin refused the credential")
@@ -296,31 +298,73 @@ impl Inner {
         })
     }
 
-    /// Puts a question once for all clients who may share its answer.
+    /// Takes note that the origin has refused a right.
+    pub(crate) async fn refused(&self, upstream: &Upstream, name: &Name, authority: &Authority) {
+        let rules = &upstream.rules;
+        let shared = *authority == Authority::Own && rules.for_all().is_some();
+        if shared {
+            self.metrics.access("own_refused");
+        }
+        // What is served nevertheless must be known to have been open.
+        if !(shared && rules.serve_when_denied) {
+            self.access.forget(name, authority, rules).await;
+        }
+    }
+
+    /// Takes note that the origin does not show to everybody what it showed before, or shows to others. Many do so with what is private:
+    /// then the repository is open no longer, whatever comes.
+    pub(crate) async fn close(&self, upstream: &Upstream, name: &Name) {
+        let rules = &upstream.rules;
+        self.access.forget(name, &Authority::Anonymous, rules).await;
+        // What is served nevertheless must be known to have been open.
+        if !rules.serve_when_gone {
+            self.access.forget(name, &Authority::Own, rules).await;
+        }
+    }
+
+    /// Puts a question once for all clients who may share its answer: where the upstream's own credential is everybody's, first whether
+    /// that may, whoever asks.
     pub(crate) async fn once<K, V, F>(
         self: &Arc<Self>,
         flights: fn(&Inner) -> &Flights<K, V>,
         upstream: &Upstream,
         (request, known): (&Request, Option<&Authority>),
         key: impl Fn(Who) -> K,
-        work: impl Fn() -> F,
+        work: impl Fn(Request) -> F,
     ) -> (Result<V, Error>, bool)
     where
         K: Hash + Eq + Clone + Send + Sync + 'static,
         V: Clone + Send + Sync + 'static,
         F: Future<Output = Result<V, Error>> + Send + 'static,
     {
+        let ask = async |who, request: &Request| {
+            flights(self).run(&self.tasks, self.clone(), flights, key(who), work(request.clone())).await
+        };
+        let mut hidden = None;
+        if known.is_none() && request.claim.is_some() && upstream.rules.for_all().is_some() {
+            match ask(Who::Anonymous, &Request { claim: None, ..request.clone() }).await {
+                (Err(error), _) if error.kind == FailureKind::NotFound => hidden = Some(error),
+                (Err(error), _) if is_for_another(error.kind) => {}
+                answer => return answer,
+            }
+        }
         let who = self.access.who(known.is_some(), request);
-        let (result, joined) = flights(self).run(&self.tasks, self.clone(), flights, key(who), work()).await;
+        let (mut result, mut joined) = ask(who, request).await;
         // What is refused to the client who came first says nothing about another one's right.
         let refused = result.as_ref().err().is_some_and(|error| match error.kind {
-            FailureKind::Unauthorized | FailureKind::Denied | FailureKind::RateLimited { .. } => true,
             FailureKind::NotFound => matches!(known, Some(Authority::Client(_) | Authority::Prefetch(_))),
-            _ => false,
+            kind => is_for_another(kind),
         });
-        if refused && joined && who == Who::Known && !upstream.rules.shared {
-            let who = self.access.who(false, request);
-            return flights(self).run(&self.tasks, self.clone(), flights, key(who), work()).await;
+        if refused && joined && who == Who::Known {
+            (result, joined) = ask(self.access.who(false, request), request).await;
+        }
+        match (&result, hidden) {
+            (Ok(_), Some(_)) => self.close(upstream, &request.name).await,
+            (Err(error), Some(hidden)) if is_no(error.kind) => result = Err(hidden),
+            (Err(error), None) if is_failure(error.kind) && self.access.asks_in_outage(upstream, request).await => {
+                result = Err(Error::new(FailureKind::Unauthorized, error.reason.clone()));
+            }
+            _ => {}
         }
         (result, joined)
     }
@@ -451,4 +495,19 @@ impl Inner {
             }
         }
     }
+}
+
+/// Whether a right was refused.
+fn is_no(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::Unauthorized | FailureKind::Denied)
+}
+
+/// Whether a failure is one of whose right was used, so that another's may do.
+pub(crate) fn is_for_another(kind: FailureKind) -> bool {
+    is_no(kind) || matches!(kind, FailureKind::RateLimited { .. })
+}
+
+/// Whether a source could not be asked.
+fn is_failure(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::Unavailable | FailureKind::Timeout | FailureKind::Invalid)
 }

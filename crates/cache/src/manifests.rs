@@ -7,6 +7,7 @@ use oci::{Algorithm, Digest, Manifest, MediaType, Name, Reference, Tag};
 use crate::blocking::blocking;
 use crate::engine::{Engine, Inner, StoredManifest};
 use crate::reply::{Blob, Error, ManifestReply, Outcome, Request};
+use crate::rules::Rules;
 use crate::source::{FailureKind, ManifestBody, Source, SourceError, Upstream};
 use crate::store::{Record, RecordKind, StoreError};
 
@@ -58,8 +59,8 @@ impl Inner {
             return Ok(stored.reply(*digest, Outcome::Hit));
         }
         let key = |who| (request.name.clone(), Reference::Digest(*digest), who);
-        let work = || {
-            let (inner, upstream, request, digest) = (self.clone(), upstream.clone(), request.clone(), *digest);
+        let work = |request: Request| {
+            let (inner, upstream, digest) = (self.clone(), upstream.clone(), *digest);
             async move { inner.fetch_by_digest(&upstream, &request, digest).await }
         };
         let (result, joined) =
@@ -67,7 +68,10 @@ impl Inner {
         match result {
             Ok(reply) => Ok(reply.joined(joined)),
             // What a digest names never changes, so that the only question is who may have it.
-            Err(error) if is_outage(error.kind) && self.access.through_outage(&upstream, request).await => {
+            Err(error)
+                if may_stand_in(&upstream.rules, error.kind)
+                    && self.access.through_outage(&upstream, request).await =>
+            {
                 match self.stored_manifest(&request.name, digest).await {
                     Some(stored) => Ok(stored.reply(*digest, Outcome::Stale)),
                     None => Err(error),
@@ -95,7 +99,7 @@ impl Inner {
                 .await;
             let head = match head {
                 Err(error) if error.kind == FailureKind::NotFound => {
-                    self.manifest_hidden(&request.name, &digest).await;
+                    self.manifest_hidden(upstream, &request.name, &digest).await;
                     return Err(error.into());
                 }
                 answer => answer?,
@@ -125,8 +129,8 @@ impl Inner {
             return Ok(stored.reply(last.digest, Outcome::Hit));
         }
         let key = |who| (name.clone(), Reference::Tag(tag.clone()), who);
-        let work = || {
-            let (inner, upstream, request, tag) = (self.clone(), upstream.clone(), request.clone(), tag.clone());
+        let work = |request: Request| {
+            let (inner, upstream, tag) = (self.clone(), upstream.clone(), tag.clone());
             async move { inner.resolve(&upstream, &request, &tag).await }
         };
         let (result, joined) =
@@ -142,15 +146,9 @@ impl Inner {
         if error.kind == FailureKind::NotFound {
             self.absent.insert(absent.clone(), ());
         }
-        let rules = &upstream.rules;
-        let may_stand_in = match error.kind {
-            FailureKind::NotFound => rules.serve_when_gone,
-            FailureKind::Unauthorized | FailureKind::Denied => rules.serve_when_denied,
-            kind => is_outage(kind),
-        };
-        if may_stand_in
+        if may_stand_in(&upstream.rules, error.kind)
             && let Some(last) = &last
-            && last.age() < rules.stale
+            && last.age() < upstream.rules.stale
             && self.access.through_outage(&upstream, request).await
             && let Some(stored) = self.stored_manifest(name, &last.digest).await
         {
@@ -336,7 +334,16 @@ impl ManifestReply {
     }
 }
 
-/// Whether a failure is one that the last known answer may stand in for.
+/// Whether the last known answer may stand in for a failure.
+pub(crate) fn may_stand_in(rules: &Rules, kind: FailureKind) -> bool {
+    match kind {
+        FailureKind::NotFound => rules.serve_when_gone,
+        FailureKind::Unauthorized | FailureKind::Denied => rules.serve_when_denied,
+        kind => is_outage(kind),
+    }
+}
+
+/// Whether a failure is one that says nothing about what was asked for.
 pub(crate) fn is_outage(kind: FailureKind) -> bool {
     matches!(
         kind,

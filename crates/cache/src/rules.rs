@@ -2,13 +2,15 @@ use std::time::Duration;
 
 use oci::Pattern;
 
+use crate::credential::Credential;
+
 /// How content of one upstream is kept, and who may have it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     /// Everybody who reaches larder may have what the upstream's own credential gives.
     pub shared: bool,
-    /// The upstream has a credential of its own.
-    pub own_credential: bool,
+    /// The upstream's own credential, if it has one.
+    pub own: Option<Credential>,
     /// What anyone is given may be by a credential that somebody else shares, for as long as that lasts: that it is public is written
     /// nowhere.
     pub lent: bool,
@@ -28,7 +30,7 @@ impl Default for Rules {
     fn default() -> Rules {
         Rules {
             shared: false,
-            own_credential: false,
+            own: None,
             lent: false,
             freshness: Freshness::For(Duration::from_secs(5 * 60)),
             patterns: Vec::new(),
@@ -49,6 +51,11 @@ pub enum Freshness {
 }
 
 impl Rules {
+    /// The credential that opens to everybody what it may read.
+    pub fn for_all(&self) -> Option<&Credential> {
+        self.own.as_ref().filter(|_| self.shared)
+    }
+
     /// The freshness of a tag.
     pub fn freshness_of(&self, repository: &oci::Repository, tag: &oci::Tag) -> Freshness {
         if self.patterns.is_empty() {

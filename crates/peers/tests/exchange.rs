@@ -74,6 +74,7 @@ async fn one_that_has_it_and_two_anew() -> Cluster {
         let member = cluster.list[index].clone();
         let listener = TcpListener::bind(member.address).await.unwrap();
         let node = cluster.node(&member, listener, Settings::default());
+        node.ask(&cluster.digest).await;
         cluster.nodes[index] = node;
     }
     cluster

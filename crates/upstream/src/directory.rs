@@ -213,7 +213,7 @@ fn same_right(one: &UpstreamSettings, other: &UpstreamSettings) -> bool {
 }
 
 fn rules(upstream: &UpstreamSettings) -> Rules {
-    Rules { own_credential: upstream.credential.is_some(), ..upstream.rules.clone() }
+    Rules { own: upstream.credential.clone(), ..upstream.rules.clone() }
 }
 
 fn default_url(registry: &Registry) -> Url {

@@ -55,7 +55,7 @@ pub struct UpstreamSettings {
     pub endpoints: Vec<Endpoint>,
     /// The credential of [`cache::Authority::Own`].
     pub credential: Option<Credential>,
-    /// How its content is kept; [`Rules::own_credential`] is set by whether there is a credential.
+    /// How its content is kept; [`Rules::own`] is its credential, whatever stands there.
     pub rules: Rules,
     /// What it is spared.
     pub limits: Limits,

@@ -227,6 +227,64 @@ async fn the_upstreams_own_credential_opens_private_images_only_where_it_is_shar
     Ok(())
 }
 
+// S-01
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_shared_is_what_the_shared_credential_may_read_and_nothing_else_that_is_here() -> anyhow::Result<()> {
+    for mode in [Auth::Basic, Auth::Bearer] {
+        let (up, closed) = upstream(mode).await?;
+        let open = up.image("shared/app", "1", &[200 << 10], 3);
+        up.account("robot", "right", &["shared/*"]);
+        let credential = "shared = true\ncredential = { username = \"robot\", password_env = \"UP_PASSWORD\" }";
+        let larder = Larder::builder()
+            .upstream("up.test", &[&up.url()], credential)
+            .env("UP_PASSWORD", "right")
+            .config("[limits]\nrefusals = 1000\n[freshness]\ndefault = \"0s\"")
+            .start()?;
+        let (alice, bob) = (basic("alice", "wonderland"), basic("bob", "builder"));
+        let (open, closed) = (targets("/v2/up.test/shared/app", &open), targets(REPO, &closed));
+        // The manifest as a blob, which this origin does not have, comes from the store.
+        for target in &closed {
+            assert_eq!(get(&larder, target, Some(&alice))?.status, 200, "{mode:?} {target}");
+        }
+        let clients = [None, Some(bob.as_str()), Some(alice.as_str())];
+        let all = |target: &str, who: Option<&str>| -> anyhow::Result<()> {
+            let is_open = open.iter().any(|one| one == target);
+            for method in ["GET", "HEAD"] {
+                let answer = ask(&larder, method, target, who)?;
+                if is_open || who == Some(alice.as_str()) {
+                    assert_eq!(answer.status, 200, "{mode:?} {who:?} {method} {target}: {}", answer.text());
+                } else {
+                    assert!(
+                        matches!(answer.status, 401 | 403),
+                        "{mode:?} {who:?} {method} {target}: {}",
+                        answer.status
+                    );
+                    assert!(answer.body.len() < 400, "{} bytes", answer.body.len());
+                }
+            }
+            Ok(())
+        };
+        for who in clients {
+            for target in open.iter().chain(&closed) {
+                all(target, who)?;
+            }
+        }
+        up.refuse().await;
+        for target in open.iter().chain(&closed) {
+            all(target, None)?;
+            all(target, Some(&alice))?;
+        }
+        for target in &open {
+            all(target, Some(&bob))?;
+        }
+        for target in &closed {
+            let answer = get(&larder, target, Some(&bob))?;
+            assert!(answer.status >= 400 && answer.body.len() < 400, "{target}: {}", answer.status);
+        }
+    }
+    Ok(())
+}
+
 // S-21
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_read_by_nobody_here_and_go_nowhere() -> anyhow::Result<()> {

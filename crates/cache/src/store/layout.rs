@@ -7,7 +7,7 @@
 //! blobs/<algorithm>/<hex>     verified content, manifests included, sealed
 //! ingest/                     fills in progress; emptied at start
 //! quarantine/                 what turned out to be wrong
-//! repositories/<registry>/<repository>/_tags, _manifests, _blobs, _documents, _public
+//! repositories/<registry>/<repository>/_tags, _manifests, _blobs, _documents, _public, _shared
 //! repositories/<registry>/_blobs                                      what this registry itself has sent
 //! ```
 

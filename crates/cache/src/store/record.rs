@@ -24,6 +24,8 @@ pub enum RecordKind {
     Document(Digest),
     /// The origin gave something of it to anyone; the value says when.
     Public,
+    /// The origin gave something of it to the upstream's own credential, which is everybody's; the value says when, and to which account.
+    Shared,
     /// The bytes of a blob or manifest came from its registry, whichever the repository; the value is empty.
     Origin(Digest),
 }
@@ -54,6 +56,7 @@ impl Record {
                 path.push(tag.as_str());
             }
             RecordKind::Public => path.push("_public"),
+            RecordKind::Shared => path.push("_shared"),
             RecordKind::Origin(digest) => by_digest(&mut path, "_blobs", digest),
         }
         path
@@ -70,6 +73,7 @@ mod tests {
         let digest = Digest::sha256(b"x");
         let path = |kind| Record::new(&name, kind).path().display().to_string();
         assert_eq!(path(RecordKind::Public), "repositories/reg.local:5000/a/b/_public");
+        assert_eq!(path(RecordKind::Shared), "repositories/reg.local:5000/a/b/_shared");
         assert_eq!(path(RecordKind::Tag("v1".parse().unwrap())), "repositories/reg.local:5000/a/b/_tags/v1");
         assert_eq!(
             path(RecordKind::Blob(digest)),

@@ -130,7 +130,7 @@ fn is_of_no_use(store: &DiskStore, path: &Path) -> bool {
     match (kind, folder, name) {
         (Some("_manifests" | "_blobs"), Some(algorithm), Some(hex)) => is_gone(Digest::from_parts(algorithm, hex).ok()),
         (_, Some("_tags"), _) => is_gone(tagged(path)),
-        (Some("_documents"), _, _) | (_, _, Some("_public")) => age.is_some_and(|age| age > UNUSED),
+        (Some("_documents"), _, _) | (_, _, Some("_public" | "_shared")) => age.is_some_and(|age| age > UNUSED),
         _ => false,
     }
 }

@@ -170,10 +170,11 @@ impl Origin {
             return Err(self.error(FailureKind::NotFound));
         };
         let allowed = match (&repository.readers, &ask.authority) {
-            (Readers::Anyone, _) | (_, Authority::Own) => true,
+            (Readers::Anyone, _) => true,
             (Readers::Only(_), Authority::Anonymous) => false,
             (Readers::Only(readers), Authority::Client(credential)) => readers.contains(credential),
-            // Such a source has this one's, which is not for everybody.
+            // Such a source has this one's.
+            (Readers::Only(readers), Authority::Own) => readers.contains(&credential("larder")),
             (Readers::Only(readers), Authority::Prefetch(purpose)) => {
                 *purpose == Purpose::Store && readers.contains(&credential("larder"))
             }
@@ -303,7 +304,7 @@ impl Upstreams for Directory {
 pub struct Setting {
     pub engine: Arc<Engine>,
     pub store: Arc<DiskStore>,
-    pub folder: tempfile::TempDir,
+    pub folder: Arc<tempfile::TempDir>,
 }
 
 pub fn start(registries: &[(&str, &[Arc<Origin>], Rules)]) -> Setting {
@@ -316,7 +317,22 @@ pub fn start_with(
     settings: EngineSettings,
     around: impl FnOnce(Arc<DiskStore>) -> Arc<dyn Store>,
 ) -> Setting {
-    let folder = tempfile::tempdir().unwrap();
+    open(Arc::new(tempfile::tempdir().unwrap()), registries, settings, around)
+}
+
+/// Another engine over what the last one has left.
+pub fn restart(last: Setting, registries: &[(&str, &[Arc<Origin>], Rules)], settings: EngineSettings) -> Setting {
+    let folder = last.folder.clone();
+    drop(last);
+    open(folder, registries, settings, |store| Arc::new(store))
+}
+
+fn open(
+    folder: Arc<tempfile::TempDir>,
+    registries: &[(&str, &[Arc<Origin>], Rules)],
+    settings: EngineSettings,
+    around: impl FnOnce(Arc<DiskStore>) -> Arc<dyn Store>,
+) -> Setting {
     let upstreams = registries.iter().map(|(registry, sources, rules)| {
         let sources = sources.iter().map(|source| source.clone() as Arc<dyn Source>).collect();
         let upstream = Upstream { registry: registry.parse().unwrap(), sources, rules: rules.clone() };

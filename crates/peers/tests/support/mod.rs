@@ -152,6 +152,11 @@ impl Node {
         read(reply.content).await
     }
 
+    /// Has the origin say that everybody may have the blob, as it does when a pull's manifest is asked for.
+    pub async fn ask(&self, digest: &Digest) {
+        self.engine.head_blob(&Request { name: name(), claim: None }, digest).await.unwrap();
+    }
+
     pub async fn kill(&mut self) {
         for task in self.tasks.drain(..) {
             task.abort();
@@ -216,7 +221,6 @@ pub struct Cluster {
     pub digest: Digest,
     pub list: Vec<Member>,
     certificates: TempDir,
-    shared: bool,
 }
 
 /// Listens on a port that the system gives to no connection, so that a node that was killed finds it free when it starts anew.
@@ -254,10 +258,13 @@ impl Cluster {
         };
         peers::mint(&request, SystemTime::now()).unwrap();
         let digest = Digest::sha256(&origin.blob);
-        let shared = origin.owner.is_none();
-        let mut cluster = Cluster { nodes: Vec::new(), origin, digest, list, certificates, shared };
+        let is_open = origin.owner.is_none();
+        let mut cluster = Cluster { nodes: Vec::new(), origin, digest, list, certificates };
         for (member, listener) in cluster.list.clone().iter().zip(listeners) {
             let node = cluster.node(member, listener, settings.clone());
+            if is_open {
+                node.ask(&cluster.digest).await;
+            }
             cluster.nodes.push(node);
         }
         cluster
@@ -272,7 +279,7 @@ impl Cluster {
         let root = folder.path().join("store");
         let store = DiskStore::open(StoreSettings { root, budget: Budget::Bytes(1 << 32) }).unwrap();
         let store: Arc<dyn Store> = Arc::new(store);
-        let rules = Rules { shared: self.shared, ..Rules::default() };
+        let rules = Rules::default();
         let registry: Registry = "registry.example".parse().unwrap();
         let endpoint: Arc<dyn Source> = Arc::new(Endpoint(self.origin.clone()));
         let upstreams: Arc<dyn Upstreams> =

@@ -38,7 +38,7 @@ async fn one_is_listed_changed_and_gone_while_it_is_in_use() {
     let with = |password: &str| UpstreamSettings { credential: Some(Credential::new("own", password)), ..at(&up) };
     assert!(all_in_use(&directory.replace(vec![with("first")])));
     let first = found(&directory);
-    assert!(first.rules.own_credential);
+    assert!(first.rules.own.is_some());
     assert_eq!(pull(&*first.sources[0]).await, Ok(()));
     let tokens = up.token_fetches();
 
@@ -53,7 +53,7 @@ async fn one_is_listed_changed_and_gone_while_it_is_in_use() {
     assert!(all_in_use(&directory.replace(vec![relaxed])));
     let ruled = found(&directory);
     assert_eq!(ruled.rules.freshness, Freshness::Immutable);
-    assert!(ruled.rules.own_credential && Arc::ptr_eq(&first.sources[0], &ruled.sources[0]));
+    assert!(ruled.rules.own.is_some() && Arc::ptr_eq(&first.sources[0], &ruled.sources[0]));
     assert_eq!((pull(&*ruled.sources[0]).await, up.token_fetches()), (Ok(()), tokens));
 
     // Another password is shown from then on, and whoever has the last one keeps it.

@@ -104,5 +104,5 @@ impl Fetch {
 
 /// With whose right a piece is fetched for others: what the origin gives to everybody, or the administrator.
 fn common_right(rules: &Rules) -> Authority {
-    if rules.shared && rules.own_credential { Authority::Own } else { Authority::Anonymous }
+    if rules.for_all().is_some() { Authority::Own } else { Authority::Anonymous }
 }
