@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use apiserver::{ApiServer, Session};
 use cache::Engine;
-use node::prefetch::{Metrics, Publisher, Settings, follow_plan, keep};
+use node::prefetch::{Heard, Metrics, Publisher, Settings, follow_plan, keep};
 use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,20 +27,26 @@ impl Keeping {
     ) -> Keeping {
         let metrics = Metrics::register(metrics);
         let Cluster { name, keep_free: Share(keep_free) } = cluster.clone();
-        let settings =
-            Settings { host_root: node.host_root.clone(), keep_free, mirror_url: node.mirror_url(), registry };
+        let settings = Settings {
+            host_root: node.host_root.clone(),
+            keep_free,
+            mirror_url: node.mirror_url(),
+            registry,
+            node: name.clone(),
+        };
         let (plans, plan) = watch::channel(None);
         let (nodes, node) = watch::channel(None);
+        let (turns, turn) = watch::channel(Heard::default());
         let (reports, report) = watch::channel(None);
         let store = engine.clone();
         let publisher =
             Publisher::new(Session::new(ApiServer::Environment), metrics.clone(), move || store.usage().bytes);
         tracing::info!(node = name, "keeping ready what ImageCaches want");
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { match follow_plan(&ApiServer::Environment, &name, plans, nodes).await {} });
+        tasks.spawn(async move { match follow_plan(&ApiServer::Environment, &name, plans, nodes, turns).await {} });
         tasks.spawn(async move {
             pointed.cancelled().await;
-            match keep(settings, engine, metrics, plan, reports).await {}
+            match keep(settings, engine, metrics, plan, turn, reports).await {}
         });
         tasks.spawn(async move { match publisher.publish(node, report).await {} });
         Keeping { tasks }

@@ -221,7 +221,7 @@ pub struct ImageCacheLimits {
     #[serde(default = "four")]
     #[schemars(range(min = 1, max = 64))]
     pub pulls_per_node: u32,
-    /// The most nodes that pull for ImageCaches at once. No limit if not given.
+    /// The most nodes that pull for ImageCaches at once: the controller gives them their turns. No limit if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 5000))]
     pub nodes_at_once: Option<u32>,

@@ -232,7 +232,8 @@ pub struct Parallelism {
     #[serde(default = "two")]
     #[schemars(range(min = 1, max = 64))]
     pub per_node: u32,
-    /// Nodes at once. No limit if not given.
+    /// The most nodes that pull for it at once: the controller gives them their turns. No limit if not given, and none for what another
+    /// ImageCache wants too that has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 5000))]
     pub nodes: Option<u32>,
@@ -293,6 +294,10 @@ pub struct ImageCacheStatus {
     /// When the digests of the tags were last asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_refresh: Option<Time>,
+    /// When the controller last said that it gives nodes their turns to pull, while some wait for theirs: every ten minutes. Nodes that have
+    /// not heard it say so for half an hour to an hour go on without a turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_turns: Option<Time>,
 }
 
 /// How far an image is.

@@ -42,7 +42,7 @@ pub use image_cache::{
 };
 pub use node_cache::{
     LastCleanup, NODE_IMAGES, NodeBytes, NodeCache, NodeCacheFields, NodeCacheStatus, NodeImage, NodeImageState,
-    Removal,
+    NodeTurns, Removal, WAITS_FOR_TURN,
 };
 pub use selection::{
     LabelOperator, LabelRequirement, LabelSelector, NodeOperator, NodeRequirement, NodeSelectorTerm, TaintEffect,

@@ -110,6 +110,25 @@ pub struct NodeCacheStatus {
     /// The last cleanup that removed something, or would have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_cleanup: Option<LastCleanup>,
+    /// What of that which only some nodes may pull at once this node may pull. The controller writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turns: Option<NodeTurns>,
+}
+
+/// The `reason` of an image that waits for the node's turn: as many other nodes are pulling as may at once.
+pub const WAITS_FOR_TURN: &str = "WaitsForTurn";
+
+/// What it is a node's turn to pull.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeTurns {
+    /// It is one of the nodes that may pull for ImageCaches at all, where the CachePolicy limits these (`nodesAtOnce`).
+    #[serde(default)]
+    pub cluster: bool,
+    /// The ImageCaches with a limit (`parallelism.nodes`) for which it is one of the nodes that may pull, as `namespace/name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<StatusImageText>", length(max = 10000), extend("x-kubernetes-list-type" = "atomic"))]
+    pub image_caches: Vec<String>,
 }
 
 /// The most images in [`NodeCacheStatus::images`].
@@ -152,6 +171,9 @@ pub struct NodeImage {
     /// How often it was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// It failed, and is not tried again before the ImageCache changes or is refreshed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
 }
 
 /// How an image is on a node.

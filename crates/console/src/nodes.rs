@@ -1,4 +1,4 @@
-use api::{LastCleanup, NodeCache};
+use api::{LastCleanup, NodeCache, WAITS_FOR_TURN};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Serialize;
 
@@ -20,6 +20,8 @@ pub struct NodeRow {
     pub warm: u32,
     /// How many of these cannot be made ready.
     pub failed: u32,
+    /// How many of these wait for the node's turn, as only some nodes pull at once.
+    pub waiting: u32,
     /// The bytes of the images that its runtime has.
     pub bytes: u64,
     /// The bytes in its agent's own store.
@@ -39,6 +41,8 @@ pub fn nodes(caches: &[NodeCache]) -> Vec<NodeRow> {
 
 fn row(cache: &NodeCache) -> NodeRow {
     let status = cache.status.clone().unwrap_or_default();
+    let waits = status.images.iter().filter(|image| image.reason.as_deref() == Some(WAITS_FOR_TURN));
+    let waiting = u32::try_from(waits.count()).unwrap_or(u32::MAX);
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
     NodeRow {
         node: cache.metadata.name.clone().unwrap_or_default(),
@@ -48,6 +52,7 @@ fn row(cache: &NodeCache) -> NodeRow {
         wanted: status.wanted,
         warm: status.warm,
         failed: status.failed,
+        waiting,
         bytes: status.bytes.images,
         store: status.bytes.store,
         free: (status.bytes.available * 100).checked_div(status.bytes.capacity),

@@ -1,4 +1,6 @@
-use api::{CachePolicySpec, CachedImage, CachedImageStatus, ImageCache, NodeCache, NodeImage, NodeImageState};
+use api::{
+    CachePolicySpec, CachedImage, CachedImageStatus, ImageCache, NodeCache, NodeImage, NodeImageState, WAITS_FOR_TURN,
+};
 use oci::{Image, Reference};
 use serde::Serialize;
 use warm::{Node, Standing, Standings, Unselected, Wanted, covers, selection};
@@ -162,6 +164,10 @@ fn sentence(told: &NodeImage) -> Option<String> {
         }
         NodeImageState::Warm => Some("It is kept ready here.".to_owned()),
         NodeImageState::Pulling => Some("It is being pulled for an ImageCache right now.".to_owned()),
+        NodeImageState::Wanted if told.reason.as_deref() == Some(WAITS_FOR_TURN) => Some(format!(
+            "It is wanted here, and waits: {}.",
+            told.message.as_deref().unwrap_or("this node's turn to pull has not come").trim_end_matches('.'),
+        )),
         NodeImageState::Wanted => Some("It is wanted here, and its turn to be pulled has not come.".to_owned()),
         NodeImageState::Failed => Some(format!(
             "It cannot be made ready here{attempts}: {}: {}.",

@@ -24,6 +24,8 @@ pub(crate) use known::reduce as known_reduced;
 pub use node::KnownNode;
 pub(crate) use pod::{Pod, reduce as pod_reduced};
 pub use pod::{PodImages, PodKey};
+#[cfg(test)]
+pub use report::Pulse;
 pub use report::{HeldHere, Report, State};
 pub use texts::Texts;
 pub use upstream::KnownUpstream;
@@ -281,6 +283,11 @@ impl Index {
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &KnownNode> {
         self.nodes.values()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn known_node(&self, name: &str) -> Option<&KnownNode> {
+        self.nodes.get(name)
     }
 
     pub(crate) fn report(&self, node: &str) -> Option<&Report> {

@@ -1,6 +1,7 @@
 //! What `larder controller` does: it sums up in the status of each ImageCache what the NodeCaches say, writes the images of
 //! workloads there before their pods exist, asks what tags mean by now and writes that there, keeps a CachedImage of each image that something names, tells the larder registry
-//! which of them are in use, asks the endpoints of Upstreams whether they are there, and takes the taint `larder.dev/warming` from nodes that are warm.
+//! which of them are in use, asks the endpoints of Upstreams whether they are there, takes the taint `larder.dev/warming` from nodes that are warm, and gives nodes
+//! their turns where only some may pull at once.
 //!
 //! [`Index`] is a plain struct that is fed with what the API server tells and asked what to write; `run` puts it between watches
 //! and writes. Of several replicas the one that holds the Lease writes; the others follow, so as to take over at once.
@@ -19,6 +20,7 @@ mod prober;
 mod provision;
 mod recorder;
 mod refresh;
+mod rota;
 mod run;
 #[cfg(test)]
 mod sample;
@@ -26,6 +28,7 @@ mod status;
 mod tags;
 mod upstreams;
 mod uses;
+mod usher;
 mod writer;
 
 pub use certificates::Settings as Certificates;

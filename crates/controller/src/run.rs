@@ -16,6 +16,7 @@ use crate::metrics::{Kind, Metrics};
 use crate::prober::{Attendance, Prober};
 use crate::provision::{Provider, provide};
 use crate::refresh::{Refresher, Resolver};
+use crate::usher::Usher;
 use crate::writer::Writer;
 
 /// Changes that come within so long are answered together.
@@ -94,6 +95,7 @@ impl Controller {
     async fn work(&self, mut leading: watch::Receiver<bool>) {
         let mut writer = Writer::new(self.session.clone(), self.metrics.clone());
         let mut gatekeeper = Gatekeeper::new(self.session.clone(), self.metrics.clone());
+        let mut usher = Usher::new(self.session.clone(), self.metrics.clone());
         let resolver = self.settings.resolver.clone();
         let mut refresher = Refresher::new(resolver, self.session.clone(), self.metrics.clone());
         let (followed, facts, keeper) = (self.followed.clone(), self.facts.clone(), self.settings.keeper.clone());
@@ -107,9 +109,10 @@ impl Controller {
             }
             self.metrics.leading.set(1);
             writer.forget();
+            usher.rota.forget(Instant::now());
             refresher.forget().await;
             tokio::select! {
-                () = self.lead(&mut writer, &mut gatekeeper, &mut refresher) => {}
+                () = self.lead(&mut writer, &mut gatekeeper, &mut usher, &mut refresher) => {}
                 () = discovery.lead() => {}
                 () = attendance.lead() => {}
                 () = provide(&self.followed, &*self.settings.provider, &self.metrics) => {}
@@ -120,11 +123,16 @@ impl Controller {
         }
     }
 
-    async fn lead(&self, writer: &mut Writer, keeper: &mut Gatekeeper, refresher: &mut Refresher) {
+    async fn lead(&self, writer: &mut Writer, keeper: &mut Gatekeeper, usher: &mut Usher, refresher: &mut Refresher) {
         loop {
             let looked = Instant::now();
-            let next =
-                if self.followed.is_heard_of() { self.step(writer, keeper, refresher).await } else { looked + LOOK };
+            let next = match self.followed.is_heard_of() {
+                true => {
+                    let turned = self.turn(usher).await;
+                    self.step(writer, keeper, refresher).await.min(turned)
+                }
+                false => looked + LOOK,
+            };
             tokio::select! {
                 () = self.followed.changes.notified() => {
                     let soon = (Instant::now() + GATHER).max(looked + REST);
@@ -134,6 +142,26 @@ impl Controller {
                 () = tokio::time::sleep_until(next.into()) => {}
             }
         }
+    }
+
+    /// Gives nodes their turns until there is nothing to give or take at the moment, and says when to look again.
+    async fn turn(&self, usher: &mut Usher) -> Instant {
+        let now = Instant::now();
+        if let Some(then) = usher.rests(now) {
+            return then;
+        }
+        // One after the other, so that what is taken from one can be given to another at once.
+        for _ in 0..2 {
+            let (changes, next) = usher.rota.changes(&self.followed.index(), Instant::now());
+            if changes.is_empty() {
+                return next.unwrap_or(now + LOOK);
+            }
+            usher.write(changes).await;
+            if let Some(then) = usher.rests(Instant::now()) {
+                return then;
+            }
+        }
+        now + REST
     }
 
     /// Looks after the certificates for ever.

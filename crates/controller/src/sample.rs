@@ -37,6 +37,10 @@ impl Index {
     pub(crate) fn tells(&mut self, node: &str, ready: bool, images: &[(&str, &str)]) {
         let image = |(image, state): &(&str, &str)| match *state {
             "Failed" => json!({"image": image, "state": "Failed", "reason": "NotFound", "message": "no such tag"}),
+            "GivenUp" => {
+                json!({"image": image, "state": "Failed", "reason": "NotFound", "message": "no", "givenUp": true})
+            }
+            "Waits" => json!({"image": image, "state": "Wanted", "reason": api::WAITS_FOR_TURN}),
             state => json!({"image": image, "state": state}),
         };
         let condition = json!({

@@ -71,12 +71,20 @@ impl Index {
             images: progress.images.iter().map(|(_, one)| one.clone()).collect(),
             failures: failures.list(),
             last_refresh,
+            last_turns: progress.last_turns(old.last_turns, now),
         };
+        let waits = progress.waits.then(|| self.at_once(cache));
         let mut in_the_way: Vec<(&str, String)> =
             objections.iter().map(|objection| (objection.reason(), objection.to_string())).collect();
         in_the_way.extend(self.problems(key, cache).map(|problem| (problem.reason, problem.message.clone())));
-        conclude(&mut status, &in_the_way, standing, &failures, now);
+        conclude(&mut status, &in_the_way, (standing, waits), &failures, now);
         status
+    }
+
+    /// How many nodes pull for an ImageCache at once at most.
+    fn at_once(&self, cache: &ImageCache) -> u32 {
+        let limits = [cache.spec.parallelism.nodes, self.policy().image_caches.nodes_at_once];
+        limits.into_iter().flatten().min().unwrap_or(u32::MAX)
     }
 }
 
@@ -86,6 +94,8 @@ struct Progress {
     places: Places,
     nodes: u32,
     warm_nodes: u32,
+    /// Some node waits for its turn.
+    waits: bool,
 }
 
 impl Progress {
@@ -100,7 +110,7 @@ impl Progress {
             let private = tags.is_private(image).unwrap_or(known.is_some_and(|known| known.private));
             (text.as_str().into(), ImageProgress { image: text, digest, private, warm: 0, failed: 0 })
         });
-        Progress { images: images.collect(), places: Places::new(), nodes: 0, warm_nodes: 0 }
+        Progress { images: images.collect(), places: Places::new(), nodes: 0, warm_nodes: 0, waits: false }
     }
 
     /// One more node is selected, which says this.
@@ -112,7 +122,7 @@ impl Progress {
         let places = places
             .entry(list.as_ptr())
             .or_insert_with(|| images.iter().map(|(image, _)| list.binary_search(image).ok()).collect());
-        let mut warm = 0;
+        let (mut warm, mut waits) = (0, false);
         for ((image, progress), place) in images.iter_mut().zip(places.iter()) {
             let Some(place) = *place else { continue };
             match report.state(place) {
@@ -121,7 +131,8 @@ impl Progress {
                     warm += 1;
                 }
                 State::Coming => {}
-                State::Failed => {
+                State::Waits => waits = true,
+                State::Failed | State::GivenUp => {
                     progress.failed += 1;
                     if let Some(failure) = report.failure(place) {
                         failures.on_node(image, &failure.reason, &failure.message, &report.node);
@@ -132,6 +143,18 @@ impl Progress {
         if warm == images.len() {
             self.warm_nodes += 1;
         }
+        self.waits |= waits;
+    }
+}
+
+/// How often nodes that wait for their turn are told that somebody gives turns.
+const SAY_TURNS: i64 = 10 * 60;
+
+impl Progress {
+    /// When nodes were last told so, this time included.
+    fn last_turns(&self, old: Option<Time>, now: &Time) -> Option<Time> {
+        let is_due = old.as_ref().is_none_or(|old| now.0.as_second() - old.0.as_second() >= SAY_TURNS);
+        if self.waits && is_due { Some(now.clone()) } else { old }
     }
 }
 
@@ -143,7 +166,7 @@ fn count(number: usize) -> u32 {
 fn conclude(
     status: &mut ImageCacheStatus,
     in_the_way: &[(&str, String)],
-    standing: Standing,
+    (standing, at_once): (Standing, Option<u32>),
     failures: &Failures,
     now: &Time,
 ) {
@@ -162,7 +185,12 @@ fn conclude(
         (_, 0) => (false, "NoNodes", "no node is selected".to_owned()),
         (_, 1) if warm == 1 => (true, "AllNodesWarm", "the one node has every image".to_owned()),
         _ if warm == nodes => (true, "AllNodesWarm", format!("all {nodes} nodes have every image")),
-        _ => (false, "Warming", format!("{warm} of {nodes} nodes have every image")),
+        _ => {
+            let progress = format!("{warm} of {nodes} nodes have every image");
+            let turns =
+                at_once.map(|at_once| format!("; {at_once} pull at once at most, and others wait for their turn"));
+            (false, "Warming", progress + &turns.unwrap_or_default())
+        }
     };
     let failing = !failures.is_empty();
     let failing_reason = if failing { "SomeFail" } else { "NothingFails" };

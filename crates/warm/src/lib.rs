@@ -1,7 +1,8 @@
 //! Which images are to be ready on which node, and in which order: what the controller and every node's agent must agree on.
 //!
 //! Pure logic without I/O: [`selects`] tells whether an ImageCache is for a node, [`Wanted`] which images it keeps ready, [`Standings`]
-//! whether it counts at all, [`objections`] what the policy does not grant it; [`Plan`] puts together what one node is to have.
+//! whether it counts at all, [`objections`] what the policy does not grant it; [`Plan`] puts together what one node is to have, and [`Turns`]
+//! tell what of that it may pull now where only some nodes may at once.
 //!
 //! ```
 //! use api::{CachePolicySpec, ImageCache, ImageCacheSpec};
@@ -27,6 +28,7 @@ mod plan;
 mod rule;
 mod selection;
 mod standing;
+mod turns;
 mod wanted;
 
 #[cfg(test)]
@@ -41,4 +43,5 @@ pub use plan::{Plan, Wanter, Wish};
 pub use rule::{covers, keeps, may_cover};
 pub use selection::{Unselected, selection, selects, selects_labels};
 pub use standing::{Standing, Standings};
+pub use turns::Turns;
 pub use wanted::{Left, Wanted, images_of_workloads};

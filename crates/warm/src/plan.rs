@@ -8,7 +8,7 @@ use api::{CachePolicySpec, Cleanup, CleanupMode, ImageCache, OnDelete, Permissio
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use oci::{Digest, Image, Reference};
 
-use crate::{Node, Standing, Standings, Wanted, selects};
+use crate::{Node, Standing, Standings, Turns, Wanted, selects};
 
 /// What one node is to have ready.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Plan {
     pub wishes: Vec<Wish>,
     /// The most pulls at once.
     pub pulls: u32,
+    /// The most nodes that pull for ImageCaches at once, if there is a limit: this one needs its turn then.
+    pub nodes_at_once: Option<u32>,
     /// What goes of images that nothing wants or uses; nothing if not given.
     pub cleanup: Option<Cleanup>,
 }
@@ -54,6 +56,8 @@ pub struct Wanter {
     pub priority: i32,
     /// The most of its images that are pulled at once on a node: what it says itself or, if that is less, what the policy says.
     pub per_node: u32,
+    /// The most nodes that pull for it at once, if there is a limit: a node needs its turn then.
+    pub nodes: Option<u32>,
     /// New nodes wait for it.
     pub gates: bool,
 }
@@ -73,7 +77,9 @@ impl Plan {
         caches.sort_by_key(|cache| (Reverse(cache.spec.priority), &cache.metadata.namespace, &cache.metadata.name));
 
         let cleanup = policy.cleanup.clone().filter(|cleanup| cleanup.mode != CleanupMode::Off);
-        let mut plan = Plan { wishes: Vec::new(), pulls: policy.image_caches.pulls_per_node, cleanup };
+        let limits = &policy.image_caches;
+        let mut plan =
+            Plan { wishes: Vec::new(), pulls: limits.pulls_per_node, nodes_at_once: limits.nodes_at_once, cleanup };
         let mut places: HashMap<Image, usize> = HashMap::new();
         // When the answer was found that a wish has its digest from.
         let mut found: Vec<Option<Time>> = Vec::new();
@@ -108,8 +114,14 @@ impl Plan {
     }
 
     /// Which of the wishes that are `ready` to be pulled may begin while the images of `pulling` are being pulled: as many as the node may
-    /// pull at once, and for each ImageCache as many as it may. An image that several want begins if one of them has room.
-    pub fn next(&self, pulling: &HashSet<Image>, mut ready: impl FnMut(&Wish) -> bool) -> Vec<&Wish> {
+    /// pull at once, and for each ImageCache as many as it may. An image that several want begins if one of them has room and, where that one
+    /// lets only some nodes pull at once, it is this node's turn. Without `turns` nobody waits for any.
+    pub fn next(
+        &self,
+        pulling: &HashSet<Image>,
+        turns: Option<&Turns>,
+        mut ready: impl FnMut(&Wish) -> bool,
+    ) -> Vec<&Wish> {
         let mut running: HashMap<(&str, &str), u32> = HashMap::new();
         for wish in self.wishes.iter().filter(|wish| pulling.contains(&wish.image)) {
             wish.count(&mut running);
@@ -121,8 +133,12 @@ impl Plan {
             if room == 0 {
                 break;
             }
+            if turns.is_some_and(|turns| !self.lets(wish, turns)) {
+                continue;
+            }
             let has_room = |wanter: &Arc<Wanter>| {
-                running.get(&(&*wanter.namespace, &*wanter.name)).copied().unwrap_or_default() < wanter.per_node
+                turns.is_none_or(|turns| wanter.lets(turns))
+                    && running.get(&(&*wanter.namespace, &*wanter.name)).copied().unwrap_or_default() < wanter.per_node
             };
             if !pulling.contains(&wish.image) && wish.wanted_by.iter().any(has_room) && ready(wish) {
                 wish.count(&mut running);
@@ -185,6 +201,7 @@ impl Wanter {
             refreshed: cache.status.as_ref().and_then(|status| status.last_refresh.clone()),
             priority: cache.spec.priority,
             per_node: cache.spec.parallelism.per_node.min(policy.image_caches.pulls_per_node),
+            nodes: cache.spec.parallelism.nodes,
             gates: crate::gates(&cache.spec, policy),
         }
     }
@@ -353,7 +370,7 @@ mod tests {
         };
         let next = |pulling: &[&str], done: &[&str]| {
             let done = set(done);
-            images(plan.next(&set(pulling), |wish| !done.contains(&wish.image)))
+            images(plan.next(&set(pulling), Some(&Turns::default()), |wish| !done.contains(&wish.image)))
         };
         // The first takes the one place of shop/a; the second is wanted by shop/b too, which has room for two.
         assert_eq!(next(&[], &[]), ["quay.io/a1:1", "quay.io/a2:1", "quay.io/b1:1"]);
@@ -363,5 +380,20 @@ mod tests {
         assert_eq!(next(&[], &["a1", "a2", "a3"]), ["quay.io/b1:1", "quay.io/b2:1"]);
         // What is no longer wanted and still coming takes places of the node.
         assert_eq!(next(&["old1", "old2", "old3"], &[]), ["quay.io/a1:1"]);
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_takes_nobodys_place() {
+        let of = |tags: [u8; 2]| tags.map(|tag| format!("quay.io/a:{tag}"));
+        let caches = [
+            cache("shop/few", json!({"images": of([1, 2]), "parallelism": {"nodes": 1}, "priority": 1}), json!({})),
+            cache("shop/all", json!({"images": of([2, 3]), "parallelism": {"perNode": 1}}), json!({})),
+        ];
+        let plan = plan(&caches, json!({"imageCaches": {"pullsPerNode": 3}}));
+        let next = |turns: Option<&Turns>| images(plan.next(&HashSet::new(), turns, |_| true));
+        assert_eq!(next(Some(&Turns::default())), ["quay.io/a:2"]);
+        let turns = Turns { cluster: false, caches: ["shop/few".to_owned()].into() };
+        assert_eq!(next(Some(&turns)), ["quay.io/a:1", "quay.io/a:2"]);
+        assert_eq!(next(None), ["quay.io/a:1", "quay.io/a:2"]);
     }
 }

@@ -252,7 +252,9 @@ fn node_table(rows: &[console::NodeRow]) -> String {
         table.row([row.node.clone(), row.ready.clone()].into_iter().chain(counts).chain(rest));
     }
     let away = rows.iter().filter_map(|row| Some(format!("{} is not ready: {}\n", row.node, row.message.as_ref()?)));
-    table.to_string() + &away.collect::<String>()
+    let waiting = rows.iter().filter(|row| row.waiting > 0);
+    let waiting = waiting.map(|row| format!("{} waits for its turn to pull {} images\n", row.node, row.waiting));
+    table.to_string() + &away.chain(waiting).collect::<String>()
 }
 
 /// Runs `larder why`.

@@ -9,6 +9,8 @@ use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Node, NodeSpec, PRIVAT
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const MIB: u64 = 1 << 20;
+const CONTROLLER: &str =
+    "{apiVersion: v1, kind: ServiceAccount, metadata: {name: larder-controller, namespace: larder}}";
 
 /// Installs what agents need, and starts them on all nodes.
 fn start(cluster: &Cluster) -> Result<Vec<Agent<'_>>> {
@@ -301,6 +303,59 @@ fn a_tag_that_moved_is_pulled_anew_and_a_full_disk_waits() -> Result<()> {
         await_told(cluster, "node-1", "the disk is full", |status| told(status, more)["reason"] == "DiskFull")?;
         node.free_disk()?;
         await_held(node, more)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn where_one_node_may_pull_at_once_never_do_two() -> Result<()> {
+    with_cluster(&ClusterSpec::new("prefetch-turns").nodes(3), |cluster| {
+        let names = [1, 2, 3, 4].map(|tag| format!("library/app:{tag}"));
+        for (name, seed) in names.iter().zip(1..) {
+            push(cluster, name, seed)?;
+        }
+        let images = names.map(|name| format!("docker.io/{name}"));
+        let agents = start(cluster)?;
+        cluster.kubectl().apply(CONTROLLER)?;
+        cluster.kubectl().apply(&nodes::controller_rights()?)?;
+        let machine = cluster.control().machine();
+        nodes::act_as(cluster, machine, "larder-controller", "/etc/larder/controller-kubeconfig")?;
+        let launch = Launch::new(nodes::binary()).args(["controller", "--log", "info,controller=debug"]);
+        let launch = launch.args(["--metrics", "127.0.0.1:7442"]);
+        machine.spawn("larder-controller", launch.env("KUBECONFIG", "/etc/larder/controller-kubeconfig"))?;
+
+        let written: Vec<f64> = agents.iter().map(writes).collect::<Result<_>>()?;
+        want(cluster, "web", &json!({"images": images[..3], "parallelism": {"nodes": 1}}))?;
+        // What needs no turn does not wait for one.
+        want(cluster, "free", &json!({"images": images[3..]}))?;
+        let node_caches = || cluster.kubectl().json(&["get", "nodecaches"]);
+        let mut waited = false;
+        wait_for("all nodes have all images", PATIENCE, || {
+            let list = node_caches()?;
+            let caches = list["items"].as_array().context("a list")?;
+            let turns = caches.iter().filter(|cache| cache["status"]["turns"]["imageCaches"][0].is_string()).count();
+            ensure!(turns <= 1, "{turns} nodes have their turn at once: {list:#}");
+            waited |= caches.iter().any(|cache| told(&cache["status"], &images[0])["reason"] == "WaitsForTurn");
+            Ok((caches.len() == 3 && caches.iter().all(|cache| cache["status"]["warm"] == 4)).then_some(()))
+        })?;
+        ensure!(waited, "no node said that it waits for its turn");
+        for (agent, before) in agents.iter().zip(written) {
+            // Two edits, and the words in between of which each was written a second after the one before.
+            ensure!(writes(agent)? - before <= 6.0, "{} writes", writes(agent)? - before);
+        }
+
+        // Each takes all that waited from the origin before the next one begins: nothing of two nodes is mixed.
+        let requests = cluster.origin("docker.io")?.requests()?;
+        let free = requests.iter().filter(|request| request.path.ends_with("/app/manifests/4")).count();
+        ensure!(free >= 3, "{free} questions for what needs no turn");
+        let addresses: Vec<String> = cluster.nodes().iter().map(|node| node.machine().address().to_string()).collect();
+        let asked = requests.iter().filter(|request| {
+            let tag = request.path.rsplit_once("/app/manifests/").map(|(_, tag)| tag);
+            tag.is_some_and(|tag| ["1", "2", "3"].contains(&tag)) && addresses.contains(&request.client)
+        });
+        let mut order: Vec<&str> = asked.map(|request| request.client.as_str()).collect();
+        order.dedup();
+        ensure!(order.len() == 3, "nodes asked for manifests in this order: {order:?}");
         Ok(())
     })
 }

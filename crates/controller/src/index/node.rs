@@ -12,6 +12,8 @@ pub struct KnownNode {
     pub created: Option<Time>,
     /// Its uid, where it is still warming: for the event that says why it is no longer.
     pub uid: Option<Box<str>>,
+    /// Kubernetes says that it is not ready: it is down or cannot be heard.
+    pub away: bool,
 }
 
 impl KnownNode {
@@ -25,6 +27,8 @@ impl KnownNode {
             taints: taints.map(warm::Taint::from).collect(),
         };
         let uid = node.metadata.uid.as_deref().filter(|_| kept.is_warming()).map(Box::from);
-        KnownNode { node: kept, created: node.metadata.creation_timestamp.clone(), uid }
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let away = conditions.into_iter().any(|one| one.type_ == "Ready" && one.status != "True");
+        KnownNode { node: kept, created: node.metadata.creation_timestamp.clone(), uid, away }
     }
 }

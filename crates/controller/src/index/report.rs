@@ -1,6 +1,8 @@
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use api::{NodeCache, NodeImageState, conditions};
+use api::{NodeCache, NodeCacheStatus, NodeImageState, WAITS_FOR_TURN, conditions};
+use warm::Turns;
 
 use super::Texts;
 
@@ -21,6 +23,36 @@ pub struct Report {
     failures: Box<[(u32, Failure)]>,
     /// What the node has, wanted or not.
     pub held: Box<[HeldHere]>,
+    /// What it may pull of that which only some nodes may at once.
+    pub turns: Turns,
+    /// Another one whenever the agent has said something.
+    pub pulse: Pulse,
+}
+
+/// Tells whether an agent has said something, if only how full its disk is. It makes no difference between reports: whether what they say is
+/// the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pulse(pub u64);
+
+impl PartialEq for Pulse {
+    fn eq(&self, _: &Pulse) -> bool {
+        true
+    }
+}
+
+impl Eq for Pulse {}
+
+impl Pulse {
+    fn of(status: &NodeCacheStatus) -> Pulse {
+        let mut hasher = DefaultHasher::new();
+        let bytes = &status.bytes;
+        (bytes.images, bytes.store, bytes.capacity, bytes.available, status.conditions.len()).hash(&mut hasher);
+        for image in &status.images {
+            let used = image.last_used.as_ref().map(|time| time.0.as_second());
+            (image.state as u8, &image.digest, &image.reason, image.attempts, image.bytes, used).hash(&mut hasher);
+        }
+        Pulse(hasher.finish())
+    }
 }
 
 /// An image that a node has.
@@ -39,8 +71,12 @@ pub enum State {
     Warm,
     /// Not yet.
     Coming,
-    /// It cannot be made ready.
+    /// Not before it is the node's turn.
+    Waits,
+    /// It cannot be made ready as yet.
     Failed,
+    /// It cannot be made ready, and is not tried again.
+    GivenUp,
 }
 
 /// Why an image failed on a node.
@@ -66,10 +102,12 @@ impl Report {
                 let state = match image.state {
                     NodeImageState::Present => return None,
                     NodeImageState::Warm => State::Warm,
+                    NodeImageState::Wanted if image.reason.as_deref() == Some(WAITS_FOR_TURN) => State::Waits,
                     NodeImageState::Wanted | NodeImageState::Pulling => State::Coming,
+                    NodeImageState::Failed if image.given_up => State::GivenUp,
                     NodeImageState::Failed => State::Failed,
                 };
-                let failure = (state == State::Failed).then(|| Failure {
+                let failure = (image.state == NodeImageState::Failed).then(|| Failure {
                     reason: texts.text(image.reason.as_deref().unwrap_or("Failed")),
                     message: texts.text(image.message.as_deref().unwrap_or("the node does not say why")),
                 });
@@ -92,13 +130,15 @@ impl Report {
         let failures = numbered.filter_map(|((_, _, failure), place)| Some((place, failure.take()?))).collect();
         let images = texts.list(images.into_iter().map(|(image, ..)| image).collect());
         let ready = conditions::holds(&status.conditions, conditions::READY, None);
-        Report { node, owner, ready, images, states, failures, held: held.into() }
+        let turns = status.turns.as_ref().map(Turns::from).unwrap_or_default();
+        Report { node, owner, ready, images, states, failures, held: held.into(), turns, pulse: Pulse::of(status) }
     }
 
     /// Whether it says the same of what is wanted.
     pub(super) fn is_as_wanted(&self, other: &Report) -> bool {
         let parts = |report: &Report| (report.owner.clone(), report.ready, report.images.clone());
-        parts(self) == parts(other) && self.states == other.states && self.failures == other.failures
+        let same = self.states == other.states && self.failures == other.failures && self.turns == other.turns;
+        parts(self) == parts(other) && same
     }
 
     /// The images that are wanted there, sorted.
@@ -109,6 +149,11 @@ impl Report {
     /// How the image at a place of the list is.
     pub fn state(&self, place: usize) -> State {
         self.states[place]
+    }
+
+    /// How all of them are, in the order of the list.
+    pub fn states(&self) -> &[State] {
+        &self.states
     }
 
     /// How an image is, if it is wanted there.

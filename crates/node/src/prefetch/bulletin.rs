@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use api::{NodeBytes, NodeCacheStatus, NodeImage};
+use api::{NodeBytes, NodeCacheStatus, NodeImage, WAITS_FOR_TURN};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use oci::Image;
 
@@ -42,6 +42,8 @@ struct News {
     /// What all wanted images are, once nothing is coming or waiting any more.
     settled: Option<Vec<Option<String>>>,
     blind: bool,
+    /// What waits for the node's turn: whoever gives turns must know.
+    waits: BTreeSet<String>,
     /// When images were last removed.
     cleaned: Option<Time>,
 }
@@ -51,8 +53,12 @@ impl Bulletin {
     pub fn due(&mut self, report: &Report, now: Instant) -> Option<Instant> {
         let since = *self.news.get_or_insert(now) + GATHER;
         let Some(said) = &self.said else { return Some(since) };
-        let news = News::of(report);
-        // That something is being tried again is no news.
+        let mut news = News::of(report);
+        // That something waits no longer is no news: it is coming.
+        if news.waits.is_subset(&said.news.waits) {
+            news.waits.clone_from(&said.news.waits);
+        }
+        // That something is being tried again is none either.
         if news != said.news && news != (News { settled: None, ..said.news.clone() }) {
             return Some(since.max(said.at + APART));
         }
@@ -84,6 +90,10 @@ impl News {
             failing: report.failing.clone(),
             settled: report.settled.then(|| wanted().map(|image| image.digest.clone()).collect()),
             blind: report.blind.is_some(),
+            waits: wanted()
+                .filter(|image| image.reason.as_deref() == Some(WAITS_FOR_TURN))
+                .map(|image| image.image.clone())
+                .collect(),
             cleaned: report.status.last_cleanup.as_ref().map(|cleanup| cleanup.time.clone()),
         }
     }
@@ -116,6 +126,7 @@ mod tests {
             reason: None,
             message: None,
             attempts: None,
+            given_up: false,
         };
         let status = NodeCacheStatus {
             images: states.iter().map(image).collect(),
@@ -165,6 +176,21 @@ mod tests {
         bulletin.said(&failing, later + GATHER);
         bulletin.forget();
         assert_eq!(bulletin.due(&failing, later + APART), Some(later + APART + GATHER));
+    }
+
+    #[test]
+    fn that_something_waits_for_its_turn_is_news_and_that_it_comes_is_none() {
+        let (mut bulletin, begun) = (Bulletin::default(), Instant::now());
+        let base = report(&[("a", NodeImageState::Wanted), ("b", NodeImageState::Wanted)]);
+        let mut waiting = base.clone();
+        waiting.status.images[0].reason = Some(WAITS_FOR_TURN.to_owned());
+        bulletin.said(&base, begun);
+        assert_eq!(bulletin.due(&waiting, begun), Some(begun + APART));
+        bulletin.said(&waiting, begun);
+        let coming = report(&[("a", PULLING), ("b", NodeImageState::Wanted)]);
+        assert_eq!(bulletin.due(&coming, begun), Some(begun + LEISURE));
+        let done = report(&[("a", WARM), ("b", WARM)]);
+        assert_eq!(bulletin.due(&done, begun), Some(begun + APART), "an edit is two writes");
     }
 
     #[test]

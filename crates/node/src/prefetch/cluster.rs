@@ -2,13 +2,17 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::{CachePolicy, CachePolicySpec, ImageCache, ImageCacheSpec, ImageCacheStatus, ImageProgress, names};
+use api::{
+    CachePolicy, CachePolicySpec, ImageCache, ImageCacheSpec, ImageCacheStatus, ImageProgress, NodeCache, names,
+};
 use apiserver::{ApiServer, News, Seen, Watch, follow};
 use k8s_openapi::api::core::v1;
 use kube::api::ObjectMeta;
 use kube::core::DeserializeGuard;
 use tokio::sync::watch;
-use warm::Plan;
+use warm::{Plan, Turns};
+
+use super::queue::Heard;
 
 /// What of a node matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,16 +23,33 @@ pub struct KnownNode {
     pub uid: String,
 }
 
-/// Follows what the API server says of a node's images, and tells in `plans` what is wanted and in `nodes` which node this is. Both
-/// tell nothing before all of it is known once, and keep what was last known while the API server is away.
+/// Follows what the API server says of a node's images, and tells in `plans` what is wanted, in `nodes` which node this is and in `turns` what
+/// it may pull now. The first two tell nothing before all of it is known once, and all keep what was last known while the API server is away.
 pub async fn follow_plan(
     server: &ApiServer,
     node: &str,
     plans: watch::Sender<Option<Plan>>,
     nodes: watch::Sender<Option<KnownNode>>,
+    turns: watch::Sender<Heard>,
 ) -> Infallible {
-    let view = View { state: Mutex::default(), plans, nodes };
-    let seen: [Arc<Seen>; 3] = Default::default();
+    let mut plan = plans.subscribe();
+    let view = View { state: Mutex::default(), plans, nodes, turns };
+    let seen: [Arc<Seen>; 4] = Default::default();
+    // What the controller gives is followed only while something needs it.
+    let follow_turns = async {
+        let own = Watch::<DeserializeGuard<NodeCache>>::everywhere("the NodeCache of this node").named(node);
+        let takes = |plan: &Option<Plan>| plan.as_ref().is_some_and(Plan::takes_turns);
+        loop {
+            if plan.wait_for(takes).await.is_err() {
+                // Not as long as the view is there, which has its other end.
+                std::future::pending::<()>().await;
+            }
+            tokio::select! {
+                never = follow(server, &own, &seen[3], turns_of, |news| view.hear(|state| state.turns(news))) => match never {},
+                Ok(_) = plan.wait_for(|plan| !takes(plan)) => view.hear(|state| state.turns = Turns::default()),
+            }
+        }
+    };
     let this_node = Watch::<v1::Node>::everywhere("this node").named(node);
     let caches = Watch::<DeserializeGuard<ImageCache>>::everywhere("ImageCaches");
     let policy = Watch::<CachePolicy>::everywhere("the CachePolicy").named(names::POLICY);
@@ -37,6 +58,7 @@ pub async fn follow_plan(
         never = follow(server, &this_node, &seen[0], known, |news| view.hear(|state| state.node(node, news))) => never,
         never = follow(server, &caches, &seen[1], trimmed, |news| view.hear(|state| state.caches(news))) => never,
         never = follow(server, &policy, &seen[2], policy_of, |news| view.hear(|state| state.policy(news))) => never,
+        never = follow_turns => never,
     }
 }
 
@@ -44,6 +66,7 @@ struct View {
     state: Mutex<State>,
     plans: watch::Sender<Option<Plan>>,
     nodes: watch::Sender<Option<KnownNode>>,
+    turns: watch::Sender<Heard>,
 }
 
 /// What is known. `None` is what was never listed.
@@ -52,6 +75,7 @@ struct State {
     node: Option<KnownNode>,
     caches: Option<BTreeMap<Key, ImageCache>>,
     policy: Option<CachePolicySpec>,
+    turns: Turns,
 }
 
 /// A namespace and a name.
@@ -62,6 +86,9 @@ impl View {
     fn hear(&self, take: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         take(&mut state);
+        // Before the plan that may need them.
+        let heard = state.heard();
+        self.turns.send_if_modified(|last| std::mem::replace(last, heard.clone()) != heard);
         if let Some(plan) = state.plan() {
             tell(&self.plans, plan);
         }
@@ -92,6 +119,20 @@ impl State {
         let (node, caches, policy) = (self.node.as_ref()?, self.caches.as_ref()?, self.policy.as_ref()?);
         let caches: Vec<&ImageCache> = caches.values().collect();
         Some(Plan::of(&node.node, &caches, policy))
+    }
+
+    /// What is heard of turns; of who gives them, by any ImageCache.
+    fn heard(&self) -> Heard {
+        let statuses = self.caches.iter().flat_map(BTreeMap::values).filter_map(|cache| cache.status.as_ref());
+        Heard { turns: self.turns.clone(), said: statuses.filter_map(|status| status.last_turns.clone()).max() }
+    }
+
+    fn turns(&mut self, news: News<Turns>) {
+        self.turns = match news {
+            News::All(turns) => turns.into_iter().next().unwrap_or_default(),
+            News::Changed(turns) => turns,
+            News::Gone(_) => Turns::default(),
+        };
     }
 
     /// A node whose object is gone is on its way out or is made anew: its images stay.
@@ -149,6 +190,12 @@ impl State {
     }
 }
 
+/// What a node may pull that only some may at once; nothing if its NodeCache cannot be read.
+fn turns_of(DeserializeGuard(read): DeserializeGuard<NodeCache>) -> Turns {
+    let status = read.ok().and_then(|cache| cache.status);
+    status.and_then(|status| status.turns).as_ref().map(Turns::from).unwrap_or_default()
+}
+
 fn known(node: v1::Node) -> KnownNode {
     KnownNode { node: (&node).into(), uid: node.metadata.uid.unwrap_or_default() }
 }
@@ -185,6 +232,7 @@ fn trimmed(DeserializeGuard(read): DeserializeGuard<ImageCache>) -> (Key, Option
             .map(|one| ImageProgress { image: one.image, digest: one.digest, ..ImageProgress::default() })
             .collect(),
         last_refresh: status.last_refresh,
+        last_turns: status.last_turns,
         ..ImageCacheStatus::default()
     });
     (key(&metadata), Some(ImageCache { metadata, spec, status }))
@@ -266,6 +314,31 @@ mod tests {
         state.caches(News::Changed(bad()));
         state.caches(News::All(vec![bad()]));
         assert_eq!(images(&state), Some(vec!["quay.io/a:1".to_owned()]));
+    }
+
+    #[test]
+    fn turns_are_those_of_the_nodecache_and_the_last_word_of_any_image_cache_counts() {
+        let mut state = State::default();
+        let own = |status: Value| {
+            let object = json!({"apiVersion": "larder.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": "n"}, "status": status});
+            turns_of(serde_json::from_value(object).unwrap())
+        };
+        let given = own(json!({"present": 1, "turns": {"cluster": true, "imageCaches": ["shop/web"]}}));
+        assert!(given.cluster && given.caches.contains("shop/web"));
+        assert!(own(json!({"present": "no"})).is_empty() && own(json!({})).is_empty());
+        state.turns(News::All(vec![given.clone()]));
+        state.turns(News::Gone(given.clone()));
+        assert!(state.heard().turns.is_empty());
+        state.turns(News::Changed(given.clone()));
+        let said = |name: &str, minute: u32| {
+            let (key, mut cache) = trimmed(guarded(name, json!({"images": ["quay.io/a:1"]})));
+            let time = serde_json::from_value(json!(format!("2026-01-01T00:{minute:02}:00Z"))).unwrap();
+            cache.as_mut().unwrap().status.as_mut().unwrap().last_turns = Some(time);
+            (key, cache)
+        };
+        state.caches(News::All(vec![said("a", 3), said("b", 20), said("c", 9)]));
+        let heard = state.heard();
+        assert_eq!((heard.turns, heard.said.unwrap().0.to_string()), (given, "2026-01-01T00:20:00Z".to_owned()));
     }
 
     #[test]

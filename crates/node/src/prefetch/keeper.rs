@@ -9,6 +9,7 @@ use warm::{Plan, Wish};
 
 use super::effort::Effort;
 use super::failure::{Failure, Reason};
+use super::queue::{Heard, Queue};
 use crate::cri::{CriImage, LastUse, Mark};
 
 /// An image that the runtime has.
@@ -126,12 +127,28 @@ pub struct Keeper {
     pub(super) left: HashSet<String>,
     /// The last cleanup that removed something, or would have.
     pub(super) cleaned: Option<LastCleanup>,
+    /// Where the node stands in line where only some pull at once.
+    pub(super) queue: Queue,
+    /// It has waited in vain for its turn, and goes on without.
+    pub(super) alone: bool,
+    /// What is pulled without the turn that it needs.
+    pub(super) unbidden: HashSet<Image>,
 }
 
 impl Keeper {
     /// For a runtime that nobody has asked yet what it has.
     pub fn new(abilities: Abilities) -> Keeper {
         Keeper { abilities, blind: Some("it has not been asked yet".to_owned()), ..Keeper::default() }
+    }
+
+    /// The same on a node of that name.
+    pub fn on(self, node: &str) -> Keeper {
+        Keeper { queue: Queue::of(node), ..self }
+    }
+
+    /// Takes what is heard of the node's turns. What is being pulled goes on, whatever it is.
+    pub fn hear(&mut self, heard: Heard, now: Instant) {
+        self.queue.hear(heard, now);
     }
 
     /// Takes what is wanted now. Gives what is being pulled and is not wanted any more: these pulls are to be ended.
@@ -143,6 +160,7 @@ impl Keeper {
         }
         let ended: Vec<Image> = self.pulling.iter().filter(|image| !wanted.contains_key(image)).cloned().collect();
         self.pulling.retain(|image| wanted.contains_key(image));
+        self.unbidden.retain(|image| wanted.contains_key(image));
         self.plan = Some(plan);
         ended
     }
@@ -221,6 +239,7 @@ impl Keeper {
     /// Takes the outcome of a pull. What the runtime has is to be looked at next.
     pub fn pulled(&mut self, image: &Image, way: Way, outcome: Result<Pulled, Failure>, now: Instant) {
         self.pulling.remove(image);
+        self.unbidden.remove(image);
         let retries = self.wish(image).map(|wish| wish.retries);
         let (Some(effort), Some(retries)) = (self.efforts.get_mut(image), retries) else { return };
         match outcome {
@@ -278,8 +297,17 @@ impl Keeper {
         let Some(plan) = self.plan.as_ref().filter(|_| self.blind.is_none() && !self.disk.is_full()) else {
             return Vec::new();
         };
-        let begun = plan.next(&self.pulling, |wish| self.is_wish_due(wish, now));
+        let lacks = |wish: &Wish| !plan.lets(wish, self.queue.turns());
+        let waits = |wish: &&Wish| lacks(wish) && !self.pulling.contains(&wish.image) && self.is_wish_due(wish, now);
+        let waits = plan.wishes.iter().any(|wish| waits(&wish));
+        self.queue.wait(waits, now);
+        self.alone = self.queue.is_over(now);
+        let turns = (!self.alone).then(|| self.queue.turns());
+        let begun = plan.next(&self.pulling, turns, |wish| self.is_wish_due(wish, now));
         for wish in &begun {
+            if !plan.lets(wish, self.queue.turns()) {
+                self.unbidden.insert(wish.image.clone());
+            }
             self.pulling.insert(wish.image.clone());
             self.efforts.entry(wish.image.clone()).or_insert_with(|| Effort::new(wish)).attempts += 1;
         }
@@ -291,9 +319,15 @@ impl Keeper {
         begun.iter().map(pull).collect()
     }
 
-    /// When there may be something to pull although nothing was told: the end of the next pause.
+    /// When there may be something to pull although nothing was told: the end of the next pause, or of the wait for a turn.
     pub fn wakes(&self, now: Instant) -> Option<Instant> {
-        self.efforts.values().filter_map(Effort::resumes).filter(|then| *then > now).min()
+        let pauses = self.efforts.values().filter_map(Effort::resumes);
+        pauses.chain(self.queue.ends()).filter(|then| *then > now).min()
+    }
+
+    /// Whether an image is pulled without the turn that it needs.
+    pub fn is_unbidden(&self, image: &Image) -> bool {
+        self.unbidden.contains(image)
     }
 
     /// Whether a pull of it was begun and has not ended.

@@ -12,6 +12,7 @@ mod failure;
 mod keeper;
 mod metrics;
 mod publisher;
+mod queue;
 mod release;
 mod report;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use failure::{Failure, Reason};
 pub use keeper::{Abilities, Disk, Held, Keeper, Pull, Pulled, Way};
 pub use metrics::Metrics;
 pub use publisher::Publisher;
+pub use queue::Heard;
 pub use release::{ReleaseError, release};
 pub use report::Report;
 pub use tidying::Tidying;

@@ -177,7 +177,8 @@ impl Publisher {
                 self.cleaned.clone_from(&status.last_cleanup);
             }
             self.exposed.extend(exposed(&status));
-            self.last = Some(status);
+            // Turns are the controller's.
+            self.last = Some(NodeCacheStatus { turns: None, ..status });
         }
         let owned = |cache: &NodeCache| cache.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid);
         if found.as_ref().is_some_and(owned) {

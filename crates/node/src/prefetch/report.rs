@@ -1,12 +1,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
 
-use api::{NODE_IMAGES, NodeBytes, NodeCacheStatus, NodeImage, NodeImageState};
+use api::{NODE_IMAGES, NodeBytes, NodeCacheStatus, NodeImage, NodeImageState, WAITS_FOR_TURN};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use oci::Image;
 use warm::{Wanter, Wish};
 
+use super::effort::Effort;
 use super::failure::{Failure, Reason};
 use super::keeper::{Held, Keeper, digest_of};
 use crate::cri::LastUse;
@@ -16,6 +17,9 @@ const IN_STORE: &str = "InStore";
 /// The same for people.
 const IN_STORE_MEANS: &str =
     "it needs a credential: larder's store has it, and gives it to pods with a pull secret that the registry accepts";
+
+/// Why an image is pulled although it is not this node's turn, in a word.
+const NO_TURN: &str = "NoTurnGiven";
 
 /// What a node has, for its NodeCache.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -90,9 +94,18 @@ impl Keeper {
             None => NodeImageState::Wanted,
         };
         let whole = self.in_store(wish).filter(|_| !self.is_in_runtime(wish));
+        let given_up = failure.is_some() && self.efforts.get(&wish.image).is_some_and(Effort::is_given_up);
         let (reason, message) = match (failure, whole) {
             (Some(failure), _) => (Some(failure.reason.as_str()), Some(failure.message)),
             (None, Some(_)) => (Some(IN_STORE), Some(IN_STORE_MEANS.to_owned())),
+            (None, None) if state == NodeImageState::Wanted => self.waits(wish).unzip(),
+            (None, None) if state == NodeImageState::Pulling && self.is_unbidden(&wish.image) => {
+                let minutes = self.queue.minutes();
+                let why = format!(
+                    "nobody was heard of for {minutes} minutes who gives nodes their turns: it goes on without"
+                );
+                (Some(NO_TURN), Some(why))
+            }
             (None, None) => (None, None),
         };
         let attempts = self
@@ -114,7 +127,14 @@ impl Keeper {
             reason: reason.map(str::to_owned),
             message,
             attempts,
+            given_up,
         }
+    }
+
+    /// Whether an image waits for the node's turn, and for which.
+    fn waits(&self, wish: &Wish) -> Option<(&'static str, String)> {
+        let (plan, turns) = (self.plan.as_ref().filter(|_| !self.alone)?, self.queue.turns());
+        (!plan.lets(wish, turns)).then(|| (WAITS_FOR_TURN, plan.waits(wish, turns)))
     }
 
     /// Whether it is known to need a credential.
@@ -156,6 +176,7 @@ fn present(held: &Held) -> NodeImage {
         reason: None,
         message: None,
         attempts: None,
+        given_up: false,
     }
 }
 

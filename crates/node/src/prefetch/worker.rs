@@ -15,6 +15,7 @@ use super::cleanup::{Removable, Why};
 use super::failure::{Failure, Reason};
 use super::keeper::{Abilities, Disk, Held, Keeper, Pull, Pulled, Way};
 use super::metrics::Metrics;
+use super::queue::Heard;
 use super::report::Report;
 use super::tidying::Tidying;
 use crate::cri::{Cri, CriError, Mark, Marks, Remembered};
@@ -42,24 +43,28 @@ pub struct Settings {
     pub mirror_url: String,
     /// There is a larder registry behind it.
     pub registry: bool,
+    /// The node's name.
+    pub node: String,
 }
 
 /// A pull, how long it took, and what came of it.
 type Ended = (Pull, Duration, Result<Pulled, Failure>);
 
-/// Keeps what `plans` say as long as it is polled, and tells in `reports` how far it is. Dropped, pulls on their way end; the
+/// Keeps what `plans` say as long as it is polled, as far as `turns` let it, and tells in `reports` how far it is. Dropped, pulls on their way end; the
 /// runtime keeps what came of them. While `plans` say nothing, nothing is done.
 pub async fn keep(
     settings: Settings,
     engine: Arc<cache::Engine>,
     metrics: Metrics,
     mut plans: watch::Receiver<Option<Plan>>,
+    mut turns: watch::Receiver<Heard>,
     reports: watch::Sender<Option<Report>>,
 ) -> Infallible {
     let (cri, marks) = find_runtime(&settings.host_root).await;
     let mut worker = Worker {
         // CRI-O shows a credential to the image's own registry only, and it is of no use there.
-        keeper: Keeper::new(Abilities { pins: marks.pin(), passes: marks.pin(), registry: settings.registry }),
+        keeper: Keeper::new(Abilities { pins: marks.pin(), passes: marks.pin(), registry: settings.registry })
+            .on(&settings.node),
         cri,
         marks,
         engine,
@@ -74,6 +79,7 @@ pub async fn keep(
         folder: None,
     };
     plans.mark_changed();
+    turns.mark_changed();
     loop {
         let now = Instant::now();
         let pause = if worker.keeper.is_blind() { LOOK_FOR } else { LOOK_EVERY };
@@ -89,6 +95,7 @@ pub async fn keep(
                     worker.want(plan);
                 }
             }
+            Ok(()) = turns.changed() => worker.keeper.hear(turns.borrow_and_update().clone(), Instant::now()),
             Some(ended) = worker.pulls.join_next() => worker.ended(ended),
             Some(tidied) = worker.tidying.join_next() => worker.tidied(tidied),
             Some(cleaned) = worker.cleaning.join_next() => worker.cleaned(cleaned),
@@ -312,6 +319,9 @@ impl Worker {
             let (cri, engine) = (self.cri.clone(), self.engine.clone());
             let mirror = self.settings.mirror_url.clone();
             let image = pull.image.clone();
+            if self.keeper.is_unbidden(&image) {
+                tracing::warn!(%image, "pulled without a turn: nobody was heard of for long who gives nodes their turns");
+            }
             let end = self.pulls.spawn(async move {
                 let begun = Instant::now();
                 let outcome = bring(&cri, &engine, &mirror, &pull).await;

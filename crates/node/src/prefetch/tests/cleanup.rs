@@ -31,7 +31,7 @@ fn cleanup(json: serde_json::Value) -> Cleanup {
 fn keeper(rules: serde_json::Value, wanted: &[&str], here: Vec<Held>, free: u64) -> Keeper {
     let mut keeper = Keeper::new(Abilities { pins: true, ..Abilities::default() });
     let wishes = wanted.iter().map(|name| wish(name)).collect();
-    keeper.want(Plan { wishes, pulls: 4, cleanup: Some(cleanup(rules)) });
+    keeper.want(Plan { wishes, pulls: 4, nodes_at_once: None, cleanup: Some(cleanup(rules)) });
     keeper.see(here, Disk { capacity: 100 * GIB, available: free * GIB, margin: 0 }, Instant::now());
     keeper
 }

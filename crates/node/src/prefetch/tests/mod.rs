@@ -5,6 +5,7 @@ mod failures;
 mod private;
 mod pulls;
 mod tidying;
+mod turns;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ fn wanter(name: &str, per_node: u32) -> Wanter {
         refreshed: None,
         priority: 0,
         per_node,
+        nodes: None,
         gates: false,
     }
 }
@@ -63,7 +65,7 @@ fn removed(wish: Wish) -> Wish {
 }
 
 fn wishes(wishes: Vec<Wish>) -> Plan {
-    Plan { wishes, pulls: 4, cleanup: None }
+    Plan { wishes, pulls: 4, nodes_at_once: None, cleanup: None }
 }
 
 /// An image whose ID and digest come from `content`.

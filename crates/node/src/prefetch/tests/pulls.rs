@@ -73,7 +73,7 @@ fn no_more_is_pulled_at_once_than_is_allowed() {
 
     let mut node = Node::new(Vec::new());
     let all: Vec<Wish> = (0..9).map(|number| by(&format!("a.io/a:{number}"), &[("x/one", 64)])).collect();
-    node.keeper.want(Plan { wishes: all, pulls: 3, cleanup: None });
+    node.keeper.want(Plan { wishes: all, pulls: 3, nodes_at_once: None, cleanup: None });
     assert_eq!(node.pulls().len(), 3);
 }
 
