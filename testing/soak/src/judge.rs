@@ -85,6 +85,8 @@ fn ids(node: &Node) -> Result<HashSet<String>> {
     Ok(images(node)?.iter().filter_map(|image| image["id"].as_str().map(str::to_owned)).collect())
 }
 
+type Check = fn(&Lab, &Journal) -> Result<()>;
+
 /// Everything that must hold when nothing is wrong any more.
 pub fn verdict(lab: &Lab, windows: &Windows, journal: &Journal) {
     let began = Instant::now();
@@ -92,7 +94,7 @@ pub fn verdict(lab: &Lab, windows: &Windows, journal: &Journal) {
         Ok(()) => journal.figure("until all was as said", format!("{:.0} s", began.elapsed().as_secs_f64())),
         Err(error) => journal.breach(format!("status and truth differ: {error:#}")),
     }
-    let checks: [(&str, fn(&Lab, &Journal) -> Result<()>); 3] = [
+    let checks: [(&str, Check); 3] = [
         ("the bytes of the runtimes", bytes_are_right),
         ("the processes", processes_are_small),
         ("the secret", nothing_tells_the_secret),
