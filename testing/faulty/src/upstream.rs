@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpSocket;
@@ -21,6 +21,8 @@ use crate::source::Source;
 use crate::tls::Tls;
 
 const BACKLOG: u32 = 1024;
+/// How long a port that was free for a while may be somebody else's.
+const PORT_COMES_BACK: Duration = Duration::from_secs(20);
 
 /// A registry under the test's control. It runs on threads of its own, so a test may block; dropping it closes everything.
 pub struct Upstream {
@@ -270,9 +272,17 @@ impl Upstream {
     pub async fn accept(&self) -> anyhow::Result<()> {
         let mut accepting = self.accepting.lock().expect("no panic while held");
         if let (None, Some(runtime)) = (accepting.as_ref(), &self.runtime) {
-            let listener = {
-                let _context = runtime.enter();
-                listen(self.shared.addr)?
+            // Somebody may have been given the port for a connection of theirs meanwhile.
+            let end = Instant::now() + PORT_COMES_BACK;
+            let listener = loop {
+                let listening = {
+                    let _context = runtime.enter();
+                    listen(self.shared.addr)
+                };
+                match listening {
+                    Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(50)),
+                    listening => break listening?,
+                }
             };
             self.orders.send_replace(Order::Run);
             *accepting = Some(runtime.spawn(run(listener, self.shared.clone(), self.orders.subscribe())));
