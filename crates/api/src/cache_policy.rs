@@ -217,7 +217,8 @@ pub struct ImageCacheLimits {
     #[serde(default = "hundred")]
     #[schemars(range(min = 0, max = 10000))]
     pub per_namespace: u32,
-    /// The most pulls for ImageCaches at once on one node. Pulls for pods do not count, and come first.
+    /// The most pulls for ImageCaches at once on one node. Pulls for pods do not count, and come first: while there are some, no other begins, but for one at a
+    /// time after a minute.
     #[serde(default = "four")]
     #[schemars(range(min = 1, max = 64))]
     pub pulls_per_node: u32,

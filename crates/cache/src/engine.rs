@@ -16,6 +16,7 @@ use crate::flight::{Failures, Flights};
 use crate::keep::Keeping;
 use crate::metrics::Metrics;
 use crate::passes::Passes;
+use crate::pulls::Pulls;
 use crate::reply::{DocumentReply, Error, ManifestReply, Outcome, Request};
 use crate::source::{Ask, DocumentQuery, FailureKind, Source, SourceError, Upstream, Upstreams};
 use crate::store::Store;
@@ -100,6 +101,7 @@ pub(crate) struct Inner {
     pub(crate) manifest_flights: Flights<ManifestKey, ManifestReply>,
     pub(crate) document_flights: Flights<DocumentKey, DocumentReply>,
     pub(crate) passes: Passes,
+    pub(crate) pulls: Pulls,
     pub(crate) keeping: Keeping,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
@@ -163,6 +165,7 @@ impl Engine {
             manifest_flights: Flights::new(),
             document_flights: Flights::new(),
             passes: Passes::default(),
+            pulls: Pulls::default(),
             keeping: Keeping::default(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),

@@ -24,6 +24,7 @@ mod manifests;
 mod metrics;
 mod pages;
 mod passes;
+mod pulls;
 mod reply;
 mod rules;
 mod source;
@@ -38,6 +39,7 @@ pub use images::WholeImage;
 pub use keep::{HeldImage, Keep, KeepBudget, KnownImage};
 pub use metrics::Metrics;
 pub use passes::{Pass, Spent};
+pub use pulls::{Answering, ForImageCaches, PodsPull, Pulls};
 pub use reply::{Blob, BlobReply, Chunk, Content, DocumentReply, Error, ManifestReply, Outcome, Request};
 pub use rules::{Freshness, Rules};
 pub use source::{

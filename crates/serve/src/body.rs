@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use cache::{FailureKind, Outcome};
+use cache::{Answering, FailureKind, Outcome};
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
 
@@ -112,6 +112,8 @@ pub(crate) struct Account {
     pub(crate) phase: Arc<Phase>,
     /// In the gauge of streams.
     pub(crate) _stream: Option<Held>,
+    /// Among what a container runtime pulls for pods.
+    pub(crate) _pull: Option<Answering>,
 }
 
 /// What a line of the log is about.

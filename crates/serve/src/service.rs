@@ -140,6 +140,8 @@ impl Client {
             answer.body = Body::empty();
         }
         let streams = kind == Kind::Blob && verb == Verb::Get && answer.status.is_success();
+        let name = subject.as_ref().filter(|_| streams && self.shared.mirror.is_some()).map(|subject| &subject.name);
+        let pull = name.and_then(|name| self.shared.engine.pulls().answering(name));
         let account = Account {
             kind,
             status: answer.status,
@@ -152,6 +154,7 @@ impl Client {
             metrics: metrics.clone(),
             phase: self.phase.clone(),
             _stream: streams.then(|| metrics.stream()),
+            _pull: pull,
         };
         answer.body = answer.body.with_account(account);
         answer.into_response()

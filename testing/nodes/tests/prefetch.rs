@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nodes::{Agent, KUBECONFIG};
 use serde_json::{Value, json};
-use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Node, NodeSpec, PRIVATE_PASSWORD, wait_for, with_cluster};
+use testbed::{
+    Cluster, ClusterSpec, Image, Launch, Layer, Node, NodeSpec, PRIVATE_PASSWORD, Rate, wait_for, with_cluster,
+};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const MIB: u64 = 1 << 20;
@@ -165,8 +167,36 @@ fn an_image_cache_makes_images_ready_on_the_nodes_that_it_selects() -> Result<()
         })?;
         ensure!(held(node_1, &one)?.context("it stays")?["pinned"] == true);
         ensure!(pods_and_jobs(cluster)? == before, "no pod and no job was made");
-        Ok(())
+        pods_pull_first(cluster, node_1)
     })
+}
+
+/// What comes to be wanted while a pod's image is being pulled waits until that is there.
+fn pods_pull_first(cluster: &Cluster, node: &Node) -> Result<()> {
+    let origin = cluster.origin("docker.io")?;
+    let image = Image::new().seed(40).layer(Layer::random(16 * MIB));
+    let digest = &origin.push("library/pods:1", &image)?.layers[1].digest;
+    push(cluster, "library/has-time:1", 41)?;
+    node.link().cap(Rate::mbit(40))?;
+    std::thread::scope(|scope| {
+        let pull = scope.spawn(|| node.crictl(&["pull", "docker.io/library/pods:1"]));
+        wait_for("the layer is on its way", PATIENCE, || {
+            Ok((nodes::metric(node.machine(), "larder_streams", &[])? >= 1.0).then_some(()))
+        })?;
+        want(cluster, "late", &json!({"images": ["docker.io/library/has-time:1"]}))?;
+        await_held(node, "docker.io/library/has-time:1")?;
+        pull.join().expect("it does not panic").map(drop)
+    })?;
+    node.link().uncap()?;
+    let requests = origin.requests()?;
+    let address = node.machine().address().to_string();
+    let first = |part: &str| {
+        let asks = |one: &testbed::Request| one.path.contains(part) && one.method == "GET" && one.client == address;
+        requests.iter().position(asks).with_context(|| format!("{address} got no {part}"))
+    };
+    let (layer, wanted) = (first(digest)?, first("/has-time/manifests/")?);
+    ensure!(layer < wanted, "what was wanted was asked for while the pod's layer came: {requests:#?}");
+    Ok(())
 }
 
 #[test]

@@ -3,12 +3,13 @@ use std::fmt;
 use std::time::Instant;
 
 use api::{LastCleanup, PrivateImages};
-use cache::WholeImage;
+use cache::{PodsPull, WholeImage};
 use oci::{Digest, Image, Reference};
 use warm::{Plan, Wish};
 
 use super::effort::Effort;
 use super::failure::{Failure, Reason};
+use super::giving_way::GivingWay;
 use super::queue::{Heard, Queue};
 use crate::cri::{CriImage, LastUse, Mark};
 
@@ -133,6 +134,7 @@ pub struct Keeper {
     pub(super) alone: bool,
     /// What is pulled without the turn that it needs.
     pub(super) unbidden: HashSet<Image>,
+    pub(super) giving_way: GivingWay,
 }
 
 impl Keeper {
@@ -149,6 +151,16 @@ impl Keeper {
     /// Takes what is heard of the node's turns. What is being pulled goes on, whatever it is.
     pub fn hear(&mut self, heard: Heard, now: Instant) {
         self.queue.hear(heard, now);
+    }
+
+    /// Takes whether pods pull, which come first. What is being pulled goes on.
+    pub fn give_way(&mut self, pods: PodsPull, now: Instant) {
+        self.giving_way.to(pods, now);
+    }
+
+    /// Whether something waits until pods have pulled.
+    pub fn gives_way(&self) -> bool {
+        self.giving_way.holds_back()
     }
 
     /// Takes what is wanted now. Gives what is being pulled and is not wanted any more: these pulls are to be ended.
@@ -303,7 +315,8 @@ impl Keeper {
         self.queue.wait(waits, now);
         self.alone = self.queue.is_over(now);
         let turns = (!self.alone).then(|| self.queue.turns());
-        let begun = plan.next(&self.pulling, turns, |wish| self.is_wish_due(wish, now));
+        let mut begun = plan.next(&self.pulling, turns, |wish| self.is_wish_due(wish, now));
+        begun.truncate(self.giving_way.lets(begun.len(), self.pulling.len(), now));
         for wish in &begun {
             if !plan.lets(wish, self.queue.turns()) {
                 self.unbidden.insert(wish.image.clone());
@@ -319,10 +332,10 @@ impl Keeper {
         begun.iter().map(pull).collect()
     }
 
-    /// When there may be something to pull although nothing was told: the end of the next pause, or of the wait for a turn.
+    /// When there may be something to pull although nothing was told: the end of the next pause, or of the wait for a turn or for pods.
     pub fn wakes(&self, now: Instant) -> Option<Instant> {
         let pauses = self.efforts.values().filter_map(Effort::resumes);
-        pauses.chain(self.queue.ends()).filter(|then| *then > now).min()
+        pauses.chain(self.queue.ends()).chain(self.giving_way.ends()).filter(|then| *then > now).min()
     }
 
     /// Whether an image is pulled without the turn that it needs.

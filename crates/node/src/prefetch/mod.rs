@@ -9,6 +9,7 @@ mod cleanup;
 mod cluster;
 mod effort;
 mod failure;
+mod giving_way;
 mod keeper;
 mod metrics;
 mod publisher;

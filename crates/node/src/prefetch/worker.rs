@@ -78,6 +78,7 @@ pub async fn keep(
         clean_after: Instant::now() + CLEAN_FIRST,
         folder: None,
     };
+    let mut pods = worker.engine.pulls().changes();
     plans.mark_changed();
     turns.mark_changed();
     loop {
@@ -96,6 +97,8 @@ pub async fn keep(
                 }
             }
             Ok(()) = turns.changed() => worker.keeper.hear(turns.borrow_and_update().clone(), Instant::now()),
+            // The engine outlives this.
+            Ok(()) = pods.changed(), if worker.keeper.gives_way() => {}
             Some(ended) = worker.pulls.join_next() => worker.ended(ended),
             Some(tidied) = worker.tidying.join_next() => worker.tidied(tidied),
             Some(cleaned) = worker.cleaning.join_next() => worker.cleaned(cleaned),
@@ -315,6 +318,7 @@ impl Worker {
     /// Begins what is to be done.
     fn act(&mut self) {
         let now = Instant::now();
+        self.keeper.give_way(self.engine.pulls().of_pods(now), now);
         for pull in self.keeper.pulls(now) {
             let (cri, engine) = (self.cri.clone(), self.engine.clone());
             let mirror = self.settings.mirror_url.clone();
@@ -345,6 +349,7 @@ async fn bring(cri: &Cri, engine: &cache::Engine, mirror: &str, pull: &Pull) -> 
         engine.expect(&image.name, tag, digest).await;
     }
     let by_runtime = async |pass: Option<&Pass>| {
+        let _ours = engine.pulls().for_image_caches(&image.name);
         let pulled = cri.pull(image, pass.map(|pass| (pass, mirror))).await;
         pulled
             .map(|_| Pulled::Runtime { private: pass.is_some_and(Pass::was_used) })

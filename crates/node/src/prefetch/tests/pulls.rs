@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use cache::PodsPull;
+
 use super::*;
 
 #[test]
@@ -140,4 +142,37 @@ fn a_cache_is_complete_when_all_of_its_images_are_ready() {
     let report = node.keeper.report().unwrap();
     assert_eq!(report.complete, BTreeSet::from(["x/one".to_owned()]));
     assert!(!report.settled);
+}
+
+#[test]
+fn pods_pull_first_but_not_for_ever() {
+    let mut node = Node::new(vec![wish(APP), wish(DB)]);
+    let start = node.now;
+    let wakes = |node: &Node| node.keeper.wakes(node.now).map(|then| then - start);
+    node.keeper.give_way(PodsPull::Yes, node.now);
+    assert!(node.pulls().is_empty() && node.keeper.gives_way());
+    assert_eq!(wakes(&node), Some(Duration::from_secs(60)));
+    // One pull of a pod ends, and another one may follow.
+    node.now += Duration::from_secs(20);
+    let until = node.now + Duration::from_secs(2);
+    node.keeper.give_way(PodsPull::Until(until), node.now);
+    assert!(node.pulls().is_empty());
+    assert_eq!(wakes(&node), Some(Duration::from_secs(22)));
+    node.now += Duration::from_secs(39);
+    node.keeper.give_way(PodsPull::Yes, node.now);
+    assert!(node.pulls().is_empty());
+    // They never end: one at a time then.
+    node.now += Duration::from_secs(1);
+    node.keeper.give_way(PodsPull::Yes, node.now);
+    assert_eq!(node.pulls(), [APP]);
+    assert!(node.pulls().is_empty());
+    node.come(APP, "app");
+    assert_eq!(node.pulls(), [DB]);
+
+    let mut node = Node::new(vec![wish(APP), wish(DB)]);
+    node.keeper.give_way(PodsPull::Yes, node.now);
+    assert!(node.pulls().is_empty());
+    node.keeper.give_way(PodsPull::No, node.now);
+    assert_eq!(node.pulls(), [APP, DB]);
+    assert!(!node.keeper.gives_way());
 }
