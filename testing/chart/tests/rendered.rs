@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use chart::{documents, template};
+use chart::{documents, manifests, template};
 use serde_json::Value;
 use testbed::{Helm, larder};
 
@@ -46,6 +46,37 @@ fn it_is_rendered_as_before() -> Result<()> {
 fn after_dashboard(rendered: &str) -> String {
     let (_, dashboard) = rendered.split_once("  larder.json: |").unwrap_or_default();
     dashboard.split_once("\n---\n").map(|(_, rest)| format!("  larder.json: ...\n---\n{rest}")).unwrap_or_default()
+}
+
+/// The file for those without helm is what the chart comes to; `INSTA_UPDATE=always` writes it anew, as it does snapshots.
+#[test]
+fn plain_manifests_are_current() -> Result<()> {
+    let file = larder::manifests();
+    let made = manifests(&Helm::new()?)?;
+    if std::env::var("INSTA_UPDATE").is_ok_and(|update| update == "always") {
+        fs::write(&file, &made)?;
+    }
+    let kept = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    assert!(kept == made, "{} is not what the chart comes to: write it anew with INSTA_UPDATE=always", file.display());
+    Ok(())
+}
+
+/// kubectl makes objects in their order, and takes away by their label what is not to outlive an uninstall.
+#[test]
+fn plain_manifests_do_without_helm() -> Result<()> {
+    let made = manifests(&Helm::new()?)?;
+    assert!(!made.contains("Helm") && !made.contains("helm.sh"), "it names helm as who manages objects");
+    let objects = documents(&made)?;
+    let kind = |object: &Value| object["kind"].as_str().unwrap_or_default().to_owned();
+    let first: Vec<String> = objects.iter().map(kind).take_while(|kind| !kind.contains("PriorityClass")).collect();
+    let crds = fs::read_dir(larder::chart().join("crds"))?.count();
+    assert_eq!(first, [vec!["Namespace".to_owned()], vec!["CustomResourceDefinition".to_owned(); crds]].concat());
+    for object in objects {
+        let label = &object["metadata"]["labels"]["app.kubernetes.io/instance"];
+        let stays = ["Namespace", "CustomResourceDefinition"].contains(&kind(&object).as_str());
+        assert_eq!(label == "larder", !stays, "{} {}", kind(&object), object["metadata"]["name"]);
+    }
+    Ok(())
 }
 
 #[test]

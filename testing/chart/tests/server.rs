@@ -2,6 +2,7 @@
 //! safe as their namespaces ask.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -51,7 +52,7 @@ fn every_object_is_taken(cluster: &Cluster, helm: &Helm) -> Result<()> {
         objects.retain(|object| object["apiVersion"] != "monitoring.coreos.com/v1");
         dry_run(cluster, &list(&objects)).with_context(|| format!("{values:?}"))?;
     }
-    Ok(())
+    dry_run(cluster, &fs::read_to_string(larder::manifests())?).context("the plain manifests")
 }
 
 /// Has the API server check objects as if they were applied, with its warnings taken for mistakes.

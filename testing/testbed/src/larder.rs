@@ -53,6 +53,12 @@ pub fn chart() -> PathBuf {
     workspace().join("chart/larder")
 }
 
+/// The file of all that its chart comes to, for those without helm.
+#[must_use]
+pub fn manifests() -> PathBuf {
+    workspace().join("packaging/manifests/larder.yaml")
+}
+
 /// Makes its image as `larder-image` does, with the authorities of the cluster, and pushes it under these tags, each of another
 /// digest.
 ///
