@@ -283,14 +283,14 @@ pub struct CachePolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// `Ready`: the policy is in force.
+    /// `Ready`: the policy is in force, or why it is not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions::schema")]
     pub conditions: Vec<Condition>,
-    /// How many images are known.
+    /// How many images are known, as CachedImages.
     #[serde(default)]
     pub images: u32,
-    /// The bytes of all images that larder's registry has.
+    /// The bytes of all images that larder's registry has. What several share counts in each.
     #[serde(default)]
     pub bytes: u64,
 }

@@ -10,6 +10,7 @@ use crate::follow::Followed;
 use crate::images::{Holding, Holdings, Images, Told};
 use crate::index::known_reduced;
 use crate::metrics::{Metrics, Question};
+use crate::policy::{Figures, PolicyWriter};
 use crate::recorder::{Recorded, Recorder};
 use crate::run::now;
 use crate::tags::Fact;
@@ -52,6 +53,7 @@ pub(crate) struct Discovery {
     facts: Arc<Facts>,
     keeper: Arc<dyn Keeper>,
     recorder: Recorder,
+    policy: PolicyWriter,
     metrics: Metrics,
     holdings: Holdings,
     /// What the registry was told last, and when.
@@ -70,6 +72,7 @@ impl Discovery {
         session: Arc<Session>,
         metrics: Metrics,
     ) -> Discovery {
+        let policy = PolicyWriter::new(session.clone(), metrics.clone());
         let recorder = Recorder::new(session, metrics.clone());
         let holdings = Holdings::Unknown;
         Discovery {
@@ -77,6 +80,7 @@ impl Discovery {
             facts,
             keeper,
             recorder,
+            policy,
             metrics,
             holdings,
             told: None,
@@ -89,6 +93,7 @@ impl Discovery {
     /// Works for as long as this replica leads.
     pub async fn lead(&mut self) {
         self.recorder.forget();
+        self.policy.forget();
         self.told = None;
         self.answered = Some(Instant::now());
         self.holdings = Holdings::Unknown;
@@ -121,6 +126,11 @@ impl Discovery {
             images.changes
         };
         let (recorded, left) = self.recorder.record(changes).await;
+        self.keep(recorded);
+        self.say_of_the_policy().await | left
+    }
+
+    fn keep(&self, recorded: Vec<Recorded>) {
         let mut index = self.followed.index();
         for one in recorded {
             match one {
@@ -131,7 +141,24 @@ impl Discovery {
                 Recorded::Gone(name) => index.apply_known(name, None),
             }
         }
-        left
+    }
+
+    /// Says in the status of the CachePolicy whether it is in force. Says whether something is left to be written.
+    async fn say_of_the_policy(&mut self) -> bool {
+        let untold = self.complaint.as_deref().filter(|_| self.is_long_unanswered());
+        let (status, old, nodes) = {
+            let index = self.followed.index();
+            let figures = Figures { images: index.known().len(), bytes: self.holdings.bytes() };
+            let Some(status) = index.policy_status(figures, untold, &now()) else { return false };
+            let old = index.policy_object().map(|object| object.status.clone()).unwrap_or_default();
+            (status, old, index.nodes().count())
+        };
+        self.policy.write(&status, &old, nodes).await
+    }
+
+    /// Whether the registry has been silent for so long that what it said last no longer counts.
+    fn is_long_unanswered(&self) -> bool {
+        self.answered.is_none_or(|answered| answered.elapsed() >= BELIEVED)
     }
 
     fn images(&self) -> Images {
@@ -158,7 +185,7 @@ impl Discovery {
                     tracing::warn!(why, "the larder registry is not told what is in use; trying again");
                     self.complaint = Some(why);
                 }
-                if self.answered.is_none_or(|answered| answered.elapsed() >= BELIEVED) {
+                if self.is_long_unanswered() {
                     self.holdings = Holdings::Said(now(), HashMap::new());
                 }
                 self.told = None;

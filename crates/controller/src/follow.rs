@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::index::{
-    CacheKey, Index, KnownNode, Pod, Report, Template, cache_reduced, known_reduced, pod_reduced, upstream_reduced,
-    workload_reduced,
+    CacheKey, Index, KnownNode, KnownPolicy, Pod, Report, Template, cache_reduced, known_reduced, pod_reduced,
+    upstream_reduced, workload_reduced,
 };
 
 /// Objects in a page of a list: of NodeCaches, each of which may have a thousand images, and of all others.
@@ -172,20 +172,22 @@ impl Followed {
                 Matters::ToAll,
             ),
             tasks,
-            |_, guard| guard.0.map(|policy| policy.spec).map_err(Box::new),
+            |_, guard| guard.0.map(Box::new).map_err(Box::new),
             |index, news| match news {
                 News::All(policies) => match policies.into_iter().next() {
                     Some(Err(invalid)) => {
-                        tracing::warn!(error = %invalid, "the CachePolicy cannot be read; the defaults count")
+                        tracing::warn!(error = %invalid, "the CachePolicy cannot be read; the defaults count");
+                        index.set_policy_object(Some(KnownPolicy::of_unreadable(&invalid)));
                     }
-                    Some(Ok(policy)) => index.set_policy(Some(policy)),
-                    None => index.set_policy(None),
+                    Some(Ok(policy)) => index.apply_policy(*policy),
+                    None => index.delete_policy(),
                 },
-                News::Changed(Ok(policy)) => index.set_policy(Some(policy)),
+                News::Changed(Ok(policy)) => index.apply_policy(*policy),
                 News::Changed(Err(invalid)) => {
                     tracing::warn!(error = %invalid, "the CachePolicy cannot be read; the last one that could stays");
+                    index.set_policy_object(Some(KnownPolicy::of_unreadable(&invalid)));
                 }
-                News::Gone(_) => index.set_policy(None),
+                News::Gone(_) => index.delete_policy(),
             },
         );
     }

@@ -68,6 +68,16 @@ pub enum Holdings {
     Said(Time, HashMap<Image, Holding>),
 }
 
+impl Holdings {
+    /// The bytes of all images that the registry has; what several have counts in each. Nothing while it has not said so.
+    pub fn bytes(&self) -> Option<u64> {
+        match self {
+            Holdings::Unknown => None,
+            Holdings::Said(_, all) => Some(all.values().map(|holding| holding.bytes).fold(0, u64::saturating_add)),
+        }
+    }
+}
+
 /// A change of a CachedImage.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {

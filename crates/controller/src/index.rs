@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use api::{CachePolicySpec, ImageCache};
+use api::{CachePolicy, CachePolicySpec, ImageCache};
 use oci::Image;
 use warm::{Standings, Wanted};
 
@@ -12,6 +12,7 @@ mod cache;
 mod known;
 mod node;
 mod pod;
+mod policy;
 mod report;
 mod texts;
 mod upstream;
@@ -24,6 +25,7 @@ pub(crate) use known::reduce as known_reduced;
 pub use node::KnownNode;
 pub(crate) use pod::{Pod, reduce as pod_reduced};
 pub use pod::{PodImages, PodKey};
+pub use policy::KnownPolicy;
 #[cfg(test)]
 pub use report::Pulse;
 pub use report::{HeldHere, Report, State};
@@ -40,6 +42,7 @@ pub use workload::{Workload, WorkloadKey};
 pub struct Index {
     policy: CachePolicySpec,
     has_policy: bool,
+    policy_object: Option<KnownPolicy>,
     nodes: BTreeMap<Arc<str>, KnownNode>,
     reports: HashMap<Arc<str>, Report>,
     caches: BTreeMap<CacheKey, Arc<ImageCache>>,
@@ -142,6 +145,29 @@ impl Index {
         self.uses_changed |= changed;
         self.wanted_changed |= changed;
         self.policy = policy;
+    }
+
+    /// The CachePolicy as an object, if there is one.
+    pub fn policy_object(&self) -> Option<&KnownPolicy> {
+        self.policy_object.as_ref()
+    }
+
+    /// The CachePolicy is there or has changed.
+    pub fn apply_policy(&mut self, policy: CachePolicy) {
+        self.set_policy_object(Some(KnownPolicy::of(&policy)));
+        self.set_policy(Some(policy.spec));
+    }
+
+    /// There is no CachePolicy.
+    pub fn delete_policy(&mut self) {
+        self.set_policy_object(None);
+        self.set_policy(None);
+    }
+
+    /// Takes in what there is of the CachePolicy besides [what it says](Index::set_policy).
+    pub fn set_policy_object(&mut self, object: Option<KnownPolicy>) {
+        self.uses_changed |= self.policy_object != object;
+        self.policy_object = object;
     }
 
     /// These are all nodes.

@@ -1,6 +1,6 @@
 //! What `larder controller` does: it sums up in the status of each ImageCache what the NodeCaches say, writes the images of
 //! workloads there before their pods exist, asks what tags mean by now and writes that there, keeps a CachedImage of each image that something names, tells the larder registry
-//! which of them are in use, asks the endpoints of Upstreams whether they are there, takes the taint `larder.dev/warming` from nodes that are warm, and gives nodes
+//! which of them are in use, asks the endpoints of Upstreams whether they are there, says of the CachePolicy whether it is in force, takes the taint `larder.dev/warming` from nodes that are warm, and gives nodes
 //! their turns where only some may pull at once.
 //!
 //! [`Index`] is a plain struct that is fed with what the API server tells and asked what to write; `run` puts it between watches
@@ -16,6 +16,7 @@ mod images;
 mod index;
 mod lease;
 mod metrics;
+mod policy;
 mod prober;
 mod provision;
 mod recorder;
