@@ -41,8 +41,8 @@ pub use image_cache::{
     PullSecret, WorkloadKind, Workloads,
 };
 pub use node_cache::{
-    LastCleanup, NODE_IMAGES, NodeBytes, NodeCache, NodeCacheFields, NodeCacheStatus, NodeImage, NodeImageState,
-    NodeTurns, Removal, WAITS_FOR_TURN,
+    IN_STORE, LastCleanup, NODE_IMAGES, NodeBytes, NodeCache, NodeCacheFields, NodeCacheStatus, NodeImage,
+    NodeImageState, NodeTurns, Removal, WAITS_FOR_TURN,
 };
 pub use selection::{
     LabelOperator, LabelRequirement, LabelSelector, NodeOperator, NodeRequirement, NodeSelectorTerm, TaintEffect,

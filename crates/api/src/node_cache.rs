@@ -118,6 +118,9 @@ pub struct NodeCacheStatus {
 /// The `reason` of an image that waits for the node's turn: as many other nodes are pulling as may at once.
 pub const WAITS_FOR_TURN: &str = "WaitsForTurn";
 
+/// The reason of a private image that is ready in the agent's own store, and not in the runtime.
+pub const IN_STORE: &str = "InStore";
+
 /// What it is a node's turn to pull.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -159,9 +159,7 @@ impl Lab {
         kubectl.run(&["create", "namespace", NAMESPACE])?;
         larder::push(&cluster, &["1"])?;
         let core = "registry.nodeSelector.soak=core,controller.nodeSelector.soak=core";
-        let values = format!(
-            "node.grace=2,registry.grace=2,controller.pullSecrets.namespaces={{{NAMESPACE}}},node.config.node.cluster.keep_free=0%"
-        );
+        let values = format!("node.grace=2,registry.grace=2,controller.pullSecrets.namespaces={{{NAMESPACE}}}");
         larder::release(&cluster, "1", &[core, &values])?;
         for (secret, user, password) in
             [("right", USER, PASSWORD), ("wrong", USER, "not-this"), ("stranger", STRANGER.0, STRANGER.1)]

@@ -80,7 +80,7 @@ pub fn push(cluster: &Cluster, tags: &[&str]) -> Result<()> {
 }
 
 /// Installs its chart, or upgrades to it, with the image of this tag and these values, and waits until all of it is ready. There are no
-/// volumes in these clusters: the registry's store goes with its pod.
+/// volumes in these clusters: the registry's store goes with its pod. Their nodes share this machine's disk, however full that is.
 ///
 /// # Errors
 ///
@@ -90,6 +90,7 @@ pub fn release(cluster: &Cluster, tag: &str, values: &[&str]) -> Result<()> {
     let chart = chart.to_str().context("its path is text")?;
     let mut words = vec!["upgrade", "--install", "larder", chart, "--namespace", NAMESPACE, "--create-namespace"];
     words.extend(["--wait", "--timeout", "4m", "--set", "registry.persistence.enabled=false", "--set-string", &image]);
+    words.extend(["--set-string", "node.config.node.cluster.keep_free=0%"]);
     words.extend(values.iter().flat_map(|value| ["--set", value]));
     Helm::new()?.at(cluster.kubectl().config()).run(&words).map(drop)
 }

@@ -1,7 +1,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
 
-use api::{NODE_IMAGES, NodeBytes, NodeCacheStatus, NodeImage, NodeImageState, WAITS_FOR_TURN};
+use api::{IN_STORE, NODE_IMAGES, NodeBytes, NodeCacheStatus, NodeImage, NodeImageState, WAITS_FOR_TURN};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use oci::Image;
@@ -12,9 +12,7 @@ use super::failure::{Failure, Reason};
 use super::keeper::{Held, Keeper, digest_of};
 use crate::cri::LastUse;
 
-/// Why a wanted image is ready although the runtime does not have it, in a word.
-const IN_STORE: &str = "InStore";
-/// The same for people.
+/// Why a wanted image is ready although the runtime does not have it, for people.
 const IN_STORE_MEANS: &str =
     "it needs a credential: larder's store has it, and gives it to pods with a pull secret that the registry accepts";
 

@@ -18,6 +18,7 @@ use super::metrics::Metrics;
 use super::queue::Heard;
 use super::report::Report;
 use super::tidying::Tidying;
+use crate::content::CONTENT;
 use crate::cri::{Cri, CriError, Mark, Marks, Remembered};
 use crate::runtime::{Runtime, RuntimeKind, detect};
 use crate::settings::under;
@@ -60,7 +61,7 @@ pub async fn keep(
     mut turns: watch::Receiver<Heard>,
     reports: watch::Sender<Option<Report>>,
 ) -> Infallible {
-    let (cri, marks) = find_runtime(&settings.host_root).await;
+    let Found { cri, marks, content } = find_runtime(&settings.host_root).await;
     let mut worker = Worker {
         // CRI-O shows a credential to the image's own registry only, and it is of no use there.
         keeper: Keeper::new(Abilities { pins: marks.pin(), passes: marks.pin(), registry: settings.registry })
@@ -76,6 +77,7 @@ pub async fn keep(
         tidy_after: Instant::now(),
         cleaning: JoinSet::new(),
         clean_after: Instant::now() + CLEAN_FIRST,
+        content,
         folder: None,
     };
     let mut pods = worker.engine.pulls().changes();
@@ -124,7 +126,15 @@ pub async fn keep(
 }
 
 /// Waits for a runtime: containerd where there are several, as it can pin.
-async fn find_runtime(host_root: &Path) -> (Cri, Marks) {
+/// A runtime.
+struct Found {
+    cri: Cri,
+    marks: Marks,
+    /// Its content store, if it has one, as this process sees it.
+    content: Option<PathBuf>,
+}
+
+async fn find_runtime(host_root: &Path) -> Found {
     let mut told = String::new();
     loop {
         let why = match detect(host_root).await {
@@ -143,16 +153,18 @@ async fn find_runtime(host_root: &Path) -> (Cri, Marks) {
     }
 }
 
-fn open(host_root: &Path, runtime: &Runtime) -> Result<(Cri, Marks), CriError> {
+fn open(host_root: &Path, runtime: &Runtime) -> Result<Found, CriError> {
     let socket = under(host_root, &runtime.socket);
-    let marks = match runtime.kind {
-        RuntimeKind::Containerd(_) => Marks::of_containerd(&socket)?,
+    let (marks, content) = match &runtime.kind {
+        RuntimeKind::Containerd(config) => {
+            (Marks::of_containerd(&socket)?, Some(under(host_root, &config.root.join(CONTENT))))
+        }
         RuntimeKind::Crio => {
             tracing::info!("CRI-O lets nobody pin images: kubelet may remove what is ready, and it is pulled again");
-            Marks::in_memory()
+            (Marks::in_memory(), None)
         }
     };
-    Ok((Cri::at(&socket)?, marks))
+    Ok(Found { cri: Cri::at(&socket)?, marks, content })
 }
 
 struct Worker {
@@ -171,7 +183,8 @@ struct Worker {
     /// One at most. Gives what it has removed.
     cleaning: JoinSet<Vec<Removable>>,
     clean_after: Instant,
-    /// The folder whose filesystem images are on, as this process sees it.
+    content: Option<PathBuf>,
+    /// A folder whose filesystem images are on, as this process sees it.
     folder: Option<PathBuf>,
 }
 
@@ -288,7 +301,9 @@ impl Worker {
     async fn disk(&mut self) -> Disk {
         if self.folder.is_none() {
             let folder = self.cri.image_folder().await.ok().flatten();
-            self.folder = folder.map(|folder| under(&self.settings.host_root, &folder));
+            let folder = folder.map(|folder| under(&self.settings.host_root, &folder));
+            // In a pod nothing is seen of the runtime's folders but its content, which has the same root as its images.
+            self.folder = [folder, self.content.clone()].into_iter().flatten().find(|folder| folder.is_dir());
         }
         let Some((capacity, available)) = room(self.folder.clone()).await else { return Disk::default() };
         Disk { capacity, available, margin: capacity / 100 * u64::from(self.settings.keep_free) }
