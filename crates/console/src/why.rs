@@ -1,5 +1,6 @@
 use api::{
-    CachePolicySpec, CachedImage, CachedImageStatus, ImageCache, NodeCache, NodeImage, NodeImageState, WAITS_FOR_TURN,
+    CachePolicySpec, CachedImage, CachedImageStatus, IN_STORE, ImageCache, NodeCache, NodeImage, NodeImageState,
+    WAITS_FOR_TURN,
 };
 use oci::{Image, Reference};
 use serde::Serialize;
@@ -15,6 +16,8 @@ const NAMED: usize = 3;
 pub enum Place {
     /// The node has it.
     Runtime,
+    /// It is private, and the node's agent has it, not the runtime.
+    Store,
     /// Other nodes have it, and give it to this one.
     Nodes,
     /// No node has it, and larder's registry has all of it.
@@ -67,7 +70,8 @@ pub fn why(
         let mut because = Vec::new();
         let view = View { image, holders: &holders, agents: !caches.is_empty(), known, policy };
         let from = view.place(node, cache, &mut because);
-        if is_private(image_caches, &name) {
+        let told_private = cache.and_then(|cache| entry(cache, image)).is_some_and(|told| told.private);
+        if told_private || is_private(image_caches, &name) {
             because.push("The origin gives it to nobody without a credential: a pod needs a pull secret that the origin accepts.".to_owned());
         }
         for wanting in image_caches {
@@ -101,6 +105,10 @@ impl View<'_> {
         if self.holders.contains(&&*node.name) {
             because.push("The runtime has it: a pod starts without a pull, unless its pull policy is Always, which only asks what the tag means.".to_owned());
             return Place::Runtime;
+        }
+        if told.is_some_and(is_in_store) {
+            because.push("The agent has all of it in its own store: a pod's pull takes it from there.".to_owned());
+            return Place::Store;
         }
         match cache.and_then(|cache| cache.status.as_ref()) {
             None if self.agents => {
@@ -217,9 +225,16 @@ fn entry<'a>(cache: &'a NodeCache, image: &Image) -> Option<&'a NodeImage> {
     cache.status.as_ref()?.images.iter().find(same)
 }
 
+/// Whether it is ready, and not in the runtime.
+fn is_in_store(image: &NodeImage) -> bool {
+    image.state == NodeImageState::Warm && image.reason.as_deref() == Some(IN_STORE)
+}
+
 /// Whether the runtime of a node has it.
 fn has(cache: &NodeCache, image: &Image) -> bool {
-    let ready = |image: &NodeImage| matches!(image.state, NodeImageState::Present | NodeImageState::Warm);
+    let ready = |image: &NodeImage| {
+        matches!(image.state, NodeImageState::Present | NodeImageState::Warm) && !is_in_store(image)
+    };
     entry(cache, image).is_some_and(ready)
 }
 
@@ -257,7 +272,7 @@ mod tests {
             ),
             node_cache(
                 "two",
-                json!([{"image": "quay.io/a:1", "state": "Failed", "reason": "DiskFull", "message": "it is full", "attempts": 2}]),
+                json!([{"image": "quay.io/p:1", "state": "Warm", "private": true, "reason": "InStore"}, {"image": "quay.io/a:1", "state": "Failed", "reason": "DiskFull", "message": "it is full", "attempts": 2}]),
             ),
         ];
         let wanting = image_cache(json!({"images": ["quay.io/a:1"], "nodeSelector": {"pool": "web"}}));
@@ -278,6 +293,7 @@ mod tests {
     #[test]
     fn each_node_is_told_of_with_its_reasons() {
         insta::assert_snapshot!("wanted", told("quay.io/a:1", json!({})));
+        insta::assert_snapshot!("private", told("quay.io/p:1", json!({})));
         insta::assert_snapshot!("had_by_another", told("quay.io/c:1", json!({})));
         let by_digest = format!("quay.io/c@sha256:{}", "c".repeat(64));
         insta::assert_snapshot!("by_digest", told(&by_digest, json!({"images": {"include": [{"namespace": "*"}]}})));

@@ -276,6 +276,7 @@ pub fn why(args: &WhyArgs) -> Result<ExitCode, Failure> {
             let of_node = |why: &console::Why| {
                 let from = match why.from {
                     Place::Runtime => "is there",
+                    Place::Store => "comes from larder's store on this node",
                     Place::Nodes => "comes from other nodes",
                     Place::Registry => "comes from larder's registry",
                     Place::RegistryOrOrigin => "comes from larder's registry, or the origin",
