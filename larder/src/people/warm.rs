@@ -47,7 +47,7 @@ pub struct WarmArgs {
     pub node_selector: Vec<String>,
 
     /// Ask anew what the tags of this ImageCache mean, and have nodes pull what has moved
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["images", "name", "node_selector", "wait"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["images", "name", "node_selector"])]
     pub refresh: Option<String>,
 
     /// Wait until all images are ready on all nodes, and exit with 1 if they do not become so
@@ -88,7 +88,10 @@ pub fn warm(args: &WarmArgs) -> Result<ExitCode, Failure> {
                 return Err(cluster.refused::<ImageCache>(&error, "patch", Some(&namespace)).await);
             }
             eprintln!("imagecache/{name} in {namespace}: its tags are being asked for");
-            return Ok(ExitCode::SUCCESS);
+            if !args.wait {
+                return Ok(ExitCode::SUCCESS);
+            }
+            return wait(args, &cluster, &caches, (&namespace, name)).await;
         }
         let name = args.name.clone().or_else(|| images.first().map(name_of)).unwrap_or_default();
         let wanted = Wanted { namespace, name, images, selector };
@@ -97,20 +100,33 @@ pub fn warm(args: &WarmArgs) -> Result<ExitCode, Failure> {
             args.cluster.output.print(&cache, String::new)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let progress = match follow(&caches, &wanted.name, args.timeout.0).await {
-            Ok(progress) => progress,
-            Err(error) => return Err(cluster.refused::<ImageCache>(&error, "get", Some(&wanted.namespace)).await),
-        };
-        args.cluster.output.print(&progress, || match &progress {
-            Some(progress) => {
-                let details = progress.nothing.iter().chain(&progress.failures);
-                format!("{progress}\n{}", details.map(|line| format!("  {line}\n")).collect::<String>())
-            }
-            None => "no larder controller has taken note of it: see kubectl get pods -A -l app.kubernetes.io/part-of=larder\n".to_owned(),
-        })?;
-        let warm = progress.is_some_and(|progress| progress.is_warm);
-        Ok(if warm { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        wait(args, &cluster, &caches, (&wanted.namespace, &wanted.name)).await
     })
+}
+
+/// Shows how far an ImageCache is until nothing more is to come, and says at the end how it is.
+async fn wait(
+    args: &WarmArgs,
+    cluster: &Cluster,
+    caches: &Api<ImageCache>,
+    (namespace, name): (&str, &str),
+) -> Result<ExitCode, Failure> {
+    let progress = match follow(caches, name, args.timeout.0).await {
+        Ok(progress) => progress,
+        Err(error) => return Err(cluster.refused::<ImageCache>(&error, "get", Some(namespace)).await),
+    };
+    args.cluster.output.print(&progress, || match &progress {
+        Some(progress) => {
+            let details = progress.nothing.iter().chain(&progress.failures);
+            format!("{progress}\n{}", details.map(|line| format!("  {line}\n")).collect::<String>())
+        }
+        None => {
+            "no larder controller has taken note of it: see kubectl get pods -A -l app.kubernetes.io/part-of=larder\n"
+                .to_owned()
+        }
+    })?;
+    let warm = progress.is_some_and(|progress| progress.is_warm);
+    Ok(if warm { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 impl Wanted {
@@ -179,7 +195,10 @@ async fn follow(caches: &Api<ImageCache>, name: &str, patience: Duration) -> Res
     let mut last = None;
     loop {
         // It is asked for anew rather than watched: a watch would need a right of its own.
-        if let Some(progress) = Progress::of(&caches.get(name).await?) {
+        let cache = caches.get(name).await?;
+        // As long as it is asked what its tags mean, the status speaks of what they meant.
+        let asking = cache.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(REFRESH_ANNOTATION));
+        if let Some(progress) = Progress::of(&cache).filter(|_| !asking) {
             show.progress(&progress, last.as_ref());
             idle = progress.nothing.is_some().then(|| idle.unwrap_or_else(Instant::now));
             let over = progress.is_warm || progress.is_stuck();
