@@ -250,6 +250,7 @@ impl Node {
             "enforceNodeAllocatable": [],
             // The disk is the one of this machine, and it may well be nearly full.
             "evictionHard": {},
+            "imageGCHighThresholdPercent": 100,
             "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
             "authorization": {"mode": "AlwaysAllow"},
             "readOnlyPort": 0,

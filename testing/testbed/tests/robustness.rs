@@ -25,7 +25,8 @@ fn a_killed_run_is_cleared_away_by_the_next() -> Result<()> {
         let gone = |init: i32| !Path::new("/proc").join(init.to_string()).exists();
         Ok(record.machines.iter().all(|machine| gone(machine.init)).then_some(()))
     })?;
-    assert!(!is_running(NAME)?);
+    // Whoever starts a cluster takes the locks of all for a moment, to see whether anybody has them.
+    wait_for("nobody has the name", PATIENCE, || Ok((!is_running(NAME)?).then_some(())))?;
 
     let cluster = Cluster::start(&ClusterSpec::new(NAME))?;
     cluster.kubectl().run(&["get", "nodes"])?;
