@@ -3,6 +3,7 @@
 use std::{
     path::PathBuf,
     process::{Command, ExitCode},
+    sync::mpsc::channel,
     thread,
     time::Duration,
 };
@@ -21,6 +22,9 @@ use testbed::{
 };
 
 mod bench;
+mod requests;
+
+use requests::{Asked, Joining, Request};
 
 /// The tag of larder's image in a cluster.
 const TAG: &str = "1";
@@ -29,7 +33,7 @@ const TAG: &str = "1";
 #[derive(Parser)]
 struct Arguments {
     /// The cluster to work with.
-    #[arg(long, global = true, default_value = "default")]
+    #[arg(long, global = true, default_value = "default", env = "LARDER_TESTBED_NAME")]
     name: String,
     #[command(subcommand)]
     action: Action,
@@ -56,6 +60,12 @@ enum Action {
     Down,
     /// Show what is running.
     Status,
+    /// Print what a shell needs to work with the cluster: `eval "$(testbed env)"` brings kubectl, helm, larder and testbed.
+    Env,
+    /// Have one more node join.
+    Join(Joining),
+    /// Destroy a node.
+    Leave { node: String },
     /// Run a command on a machine: a node, `control`, `internet` or `switch`.
     Exec {
         machine: String,
@@ -127,6 +137,21 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Action::Up { nodes, zones, containerd_17, larder } => up(&name, nodes, zones, containerd_17, larder)?,
         Action::Down => down(&name)?,
         Action::Status => status()?,
+        Action::Env => {
+            let (kubectl, helm, testbed) =
+                (program(Program::Kubectl)?, program(Program::Helm)?, std::env::current_exe()?);
+            let larder = larder::binary();
+            let programs = [
+                ("kubectl", &*kubectl),
+                ("helm", &*helm),
+                ("larder", larder),
+                ("kubectl-larder", larder),
+                ("testbed", &*testbed),
+            ];
+            print!("{}", requests::environment(&name, &Record::read(&name)?, &programs)?);
+        }
+        Action::Join(joining) => requests::ask(&name, &Request::Join(joining))?,
+        Action::Leave { node } => requests::ask(&name, &Request::Leave(node))?,
         Action::Exec { machine, command } => {
             return passed_on(Record::read(&name)?.command(&machine, &command[0])?.args(&command[1..]));
         }
@@ -161,12 +186,28 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What happens to a cluster while it is up.
+enum Event {
+    Ended,
+    Asked(Asked),
+}
+
+impl From<Asked> for Event {
+    fn from(asked: Asked) -> Self {
+        Self::Asked(asked)
+    }
+}
+
 fn up(name: &str, nodes: usize, zones: usize, containerd_17: usize, larder: bool) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen to signals")?;
     let handle = signals.handle();
-    let waiting = thread::spawn(move || {
+    let (events, happened) = channel();
+    let ended = events.clone();
+    thread::spawn(move || {
         let _ = signals.forever().next();
         testbed::interrupt();
+        // Where nothing came of the cluster nobody waits.
+        let _ = ended.send(Event::Ended);
     });
     let node = |number: usize| {
         let node = NodeSpec::new(&format!("node-{number}"));
@@ -178,7 +219,7 @@ fn up(name: &str, nodes: usize, zones: usize, containerd_17: usize, larder: bool
     if started.is_err() {
         handle.close();
     }
-    let cluster = started?;
+    let mut cluster = started?;
     if larder {
         eprintln!("installing larder");
         larder::push(&cluster, &[TAG])?;
@@ -187,8 +228,11 @@ fn up(name: &str, nodes: usize, zones: usize, containerd_17: usize, larder: bool
     println!("export KUBECONFIG={}", cluster.kubectl().config().display());
     println!("kubectl: {}", cluster.program(Program::Kubectl).display());
     println!("logs:    {}", cluster.dir().join("logs").display());
+    requests::listen(&cluster, events)?;
     eprintln!("Ctrl-C or `testbed down` ends it");
-    let _ = waiting.join();
+    while let Ok(Event::Asked(asked)) = happened.recv() {
+        asked.answer(&mut cluster);
+    }
     eprintln!("ending");
     cluster.end()
 }
