@@ -1,4 +1,4 @@
-//! Many ImageCaches that overlap are edited while nodes come and go and the controller dies again and again. In the end there is in statuses and on nodes what `warm` says.
+//! K-08. Many ImageCaches that overlap are edited while nodes come and go and the controller dies again and again. In the end there is in statuses and on nodes what `warm` says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -209,7 +209,7 @@ impl World {
         let name = format!("app-{number}");
         let containers: Vec<_> =
             images.iter().flatten().map(|number| json!({"name": "c", "image": image(*number)})).collect();
-        let app = if number % 2 == 0 { "a" } else { "b" };
+        let app = if number.is_multiple_of(2) { "a" } else { "b" };
         let deployment: Deployment = serde_json::from_value(json!({
             "metadata": {"namespace": format!("team-{}", number % NAMESPACES), "name": name, "labels": {"app": app}},
             "spec": {"selector": {}, "template": {"spec": {"containers": containers}}},
@@ -445,7 +445,7 @@ proptest! {
     ) {
         let mut world = World::default();
         for number in 0..NODES {
-            world.join(&node_name(number), ["web", "db"][number % 2], number % 3 == 0);
+            world.join(&node_name(number), ["web", "db"][number % 2], number.is_multiple_of(3));
         }
         for (number, spec) in specs.into_iter().enumerate() {
             world.want(&cache_name(number), spec);
