@@ -16,6 +16,8 @@ mod images;
 mod index;
 mod lease;
 mod metrics;
+#[cfg(test)]
+mod overlap;
 mod policy;
 mod prober;
 mod provision;

@@ -242,7 +242,7 @@ fn certificates_come_back(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The mirror and the metrics on the loopback address, other nodes at the node's own, and nothing at all addresses.
+/// The mirror and the metrics on the loopback address, other nodes at the node's own, and nothing at all addresses. S-36
 fn only_these_ports_are_open(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
         let listed = node.machine().run(&["ss", "-Hltn"])?;

@@ -73,6 +73,7 @@ fn fed(command: &mut Command, objects: &str) -> Result<()> {
     Ok(())
 }
 
+// S-34
 fn accounts_may_do_what_they_need(cluster: &Cluster) -> Result<()> {
     for account in ["node", "registry", "controller"] {
         let mut lines = BTreeSet::new();
@@ -90,6 +91,13 @@ fn accounts_may_do_what_they_need(cluster: &Cluster) -> Result<()> {
         }
         let text = lines.into_iter().collect::<Vec<_>>().join("\n");
         assert!(!text.contains('*'), "{account} may do anything to something:\n{text}");
+        let secrets_of_users = text.lines().find(|line| line.starts_with("default: secrets"));
+        assert!(secrets_of_users.is_none(), "{account} may see secrets of other namespaces:\n{text}");
+        let makes = |line: &&str| {
+            line.contains(": pods") && ["create", "patch", "update"].iter().any(|verb| line.contains(verb))
+        };
+        assert_eq!(text.lines().find(makes), None, "{account} may make pods:\n{text}");
+        assert!(account != "node" || !text.contains(" secrets"), "agents may see secrets:\n{text}");
         insta::assert_snapshot!(format!("rights_of_{account}"), text);
     }
     Ok(())
@@ -117,6 +125,7 @@ fn agents_write_their_own_node_only(cluster: &Cluster) -> Result<()> {
     write("node-1", "node-1")
 }
 
+// S-35
 fn pods_are_as_safe_as_asked(cluster: &Cluster, objects: &[Value]) -> Result<()> {
     for level in ["restricted", "baseline", "privileged"] {
         let label = format!("pod-security.kubernetes.io/enforce={level}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nodes::{Agent, KUBECONFIG, await_ready, binary, metric};
+use nodes::{Agent, Controller, KUBECONFIG, await_ready, binary, metric};
 use peers::Role;
 use serde_json::{Value, json};
 use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Machine, Process, Written, wait_for, with_cluster};
@@ -16,8 +16,6 @@ const MIB: u64 = 1 << 20;
 /// The layer of each image, three of which fill the registry's store.
 const LAYER: u64 = 20 * MIB;
 const BUDGET: &str = "64MiB";
-const CONTROLLER: &str =
-    "{apiVersion: v1, kind: ServiceAccount, metadata: {name: larder-controller, namespace: larder}}";
 
 fn full(name: &str) -> String {
     format!("docker.io/library/{name}")
@@ -79,16 +77,6 @@ impl<'a> Registry<'a> {
             Ok((found.is_some_and(|one| one["keep"] == true) == keep).then_some(()))
         })
     }
-}
-
-fn start_controller(machine: &Machine, registry: &str, name: &str, metrics: &str) -> Result<Arc<Process>> {
-    let config = format!(
-        "metrics = {metrics:?}\n[controller]\nregistry = {registry:?}\nregistry_certificates = \"/etc/larder/controller\"\nidentity = {name:?}\n"
-    );
-    machine.write(format!("/etc/larder/{name}.toml"), &config)?;
-    let launch = Launch::new(binary()).args(["controller", "--config", &format!("/etc/larder/{name}.toml")]);
-    let launch = launch.args(["--log", "info,controller=debug"]);
-    machine.spawn(name, launch.env("KUBECONFIG", "/etc/larder/controller-kubeconfig"))
 }
 
 fn deployment(name: &str, image: &str, replicas: u32) -> String {
@@ -165,11 +153,11 @@ fn what_is_in_use_is_known_and_kept() -> Result<()> {
             );
             agents.push(Agent::launch(node, &config, launch)?);
         }
-        kubectl.apply(CONTROLLER)?;
-        kubectl.apply(&nodes::controller_rights()?)?;
+        nodes::make_controller_account(cluster, &nodes::controller_rights()?)?;
         let control = cluster.control().machine();
-        nodes::act_as(cluster, control, "larder-controller", "/etc/larder/controller-kubeconfig")?;
-        let first = start_controller(control, &url, "larder-controller-1", "127.0.0.1:7441")?;
+        let lines = format!("registry = {url:?}\nregistry_certificates = \"/etc/larder/controller\"\n");
+        let start = |name: &str| Controller::start(cluster, control, (name, Controller::ALONE), &lines);
+        let first = start("larder-controller-1")?;
         await_ready(control)?;
 
         // A workload without pods is known, one with pods is counted, and what the policy excludes is not there.
@@ -224,7 +212,7 @@ fn what_is_in_use_is_known_and_kept() -> Result<()> {
         ensure!(held < (80 * MIB) as f64, "{held} bytes are held");
 
         // Both die, and only the registry comes back: it still knows.
-        first.kill()?;
+        first.process().kill()?;
         registry.restart()?;
         for n in 0..4 {
             let name = full(&format!("other-{n}:1"));
@@ -237,7 +225,7 @@ fn what_is_in_use_is_known_and_kept() -> Result<()> {
 
         // Another one leads, and knows what has changed meanwhile.
         kubectl.apply(&deployment("app", &full("used:1"), 1))?;
-        let second = start_controller(control, &url, "larder-controller-2", "127.0.0.1:7441")?;
+        let second = start("larder-controller-2")?;
         await_ready(control)?;
         await_image(cluster, &full("used:1"), "one pod is left", |status| status["pods"] == 1)?;
 
@@ -271,7 +259,7 @@ fn what_is_in_use_is_known_and_kept() -> Result<()> {
         wait_for("the CachedImage is gone", PATIENCE, || Ok(of(cluster, &full("used:1"))?.is_none().then_some(())))?;
         ensure!(registry.has(&pinned), "what is pinned went");
         await_image(cluster, &full("pinned:1"), "it is there", |status| status["held"]["registry"] == true)?;
-        second.terminate()?;
+        second.process().terminate()?;
         drop(agents);
         Ok(())
     })
@@ -282,17 +270,12 @@ fn without_the_right_to_follow_pods_all_else_goes_on() -> Result<()> {
     with_cluster(&ClusterSpec::new("cached-images-rights").nodes(0), |cluster| {
         const PODS: &str = "- {apiGroups: [''], resources: [pods], verbs: [list, watch]}\n";
         let kubectl = cluster.kubectl();
-        kubectl.run(&["create", "namespace", "larder"])?;
         nodes::install_definitions(cluster)?;
-        kubectl.apply(CONTROLLER)?;
         let rights = nodes::controller_rights()?;
         ensure!(rights.contains(PODS), "the documentation says what is needed");
-        kubectl.apply(&rights.replace(PODS, ""))?;
+        nodes::make_controller_account(cluster, &rights.replace(PODS, ""))?;
         let control = cluster.control().machine();
-        nodes::act_as(cluster, control, "larder-controller", "/etc/larder/controller-kubeconfig")?;
-        let launch = Launch::new(binary()).args(["controller", "--metrics", "127.0.0.1:7441"]);
-        let controller =
-            control.spawn("larder-controller", launch.env("KUBECONFIG", "/etc/larder/controller-kubeconfig"))?;
+        let controller = Controller::start(cluster, control, ("larder-controller", Controller::ALONE), "")?;
         let cache = json!({
             "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache", "metadata": {"name": "web", "namespace": "default"},
             "spec": {"images": [full("app:1")]},
@@ -304,7 +287,7 @@ fn without_the_right_to_follow_pods_all_else_goes_on() -> Result<()> {
         })?;
         ensure!(!nodes::is_ready(control), "it cannot know all images");
         ensure!(all(cluster)?.is_empty(), "nothing is told of images before all is known");
-        let log = std::fs::read_to_string(controller.log())?;
+        let log = controller.log()?;
         ensure!(log.contains("resources: [pods], verbs: [list, watch]"), "it says what it needs: {log}");
         kubectl.apply(&rights)?;
         await_image(cluster, &full("app:1"), "it is wanted", |status| status["wantedBy"][0] == "default/web")?;

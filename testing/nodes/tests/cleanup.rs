@@ -53,20 +53,36 @@ fn names_of(cleanup: &Value) -> Vec<&str> {
     names
 }
 
-/// A pod with a container, and an image as a volume of it.
-fn pod(image: &str, volume: &str) -> String {
+/// A pod with a container that runs, one that ran before it, and an image as a volume.
+fn pod(running: &str, before: &str, volume: &str) -> String {
+    let container = |name: &str, image: &str| json!({"name": name, "image": image, "imagePullPolicy": "IfNotPresent"});
+    let (mut init, mut main) = (container("before", before), container("main", running));
+    init["command"] = json!(["/bin/busybox", "true"]);
+    main["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app", "labels": {"app": "app"}},
         "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "main", "image": image, "imagePullPolicy": "IfNotPresent",
-                "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+            "terminationGracePeriodSeconds": 0, "initContainers": [init], "containers": [main],
             "volumes": [{"name": "data", "image": {"reference": volume, "pullPolicy": "IfNotPresent"}}],
         },
     })
     .to_string()
 }
 
+/// A pod that has done its work and is kept.
+fn done(image: &str) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "done"},
+        "spec": {
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "main", "image": image, "imagePullPolicy": "IfNotPresent", "command": ["/bin/busybox", "true"]}],
+        },
+    })
+    .to_string()
+}
+
+/// K-10. That nothing goes while an image is coming, and that what was used lately stays, is shown where time can be turned
+/// (`crates/node/src/prefetch/tests/cleanup.rs`).
 #[test]
 fn what_nothing_uses_goes_and_all_else_stays() -> Result<()> {
     with_cluster(&ClusterSpec::new("cleanup").with_nodes([NodeSpec::new("node-1")]), |cluster| {
@@ -75,29 +91,36 @@ fn what_nothing_uses_goes_and_all_else_stays() -> Result<()> {
         let node = &cluster.nodes()[0];
         nodes::give_account(cluster, node.machine())?;
         let agent = launch(node)?;
-        let all = [
-            "library/used:1",
-            "library/volume:1",
-            "library/wanted:1",
-            "library/kept:1",
-            "library/one:1",
-            "library/two:1",
-        ];
-        pull(cluster, node, &all, 2)?;
+        let all = ["used:1", "volume:1", "wanted:1", "kept:1", "one:1", "two:1", "init:1", "done:1"];
+        let all = all.map(|name| format!("library/{name}"));
+        pull(cluster, node, &all.each_ref().map(|name| &**name), 2)?;
         let full = |name: &str| format!("docker.io/{name}");
-        cluster.kubectl().apply(&pod(&full(all[0]), &full(all[1])))?;
+        // What runs has another tag here too, which nothing names.
+        let running = Image::new().seed(0).layer(Layer::random(2 * MIB));
+        cluster.origin("docker.io")?.push("library/twin:1", &running)?;
+        node.crictl(&["pull", "docker.io/library/twin:1"])?;
+        cluster.kubectl().apply(&pod(&full(&all[0]), &full(&all[6]), &full(&all[1])))?;
+        cluster.kubectl().apply(&done(&full(&all[7])))?;
         cluster.kubectl().await_ready_pods("default", "app=app", 1, PATIENCE)?;
+        wait_for("the other pod has ended", PATIENCE, || {
+            let pod = cluster.kubectl().json(&["get", "pod", "done"])?;
+            Ok((pod["status"]["phase"] == "Succeeded").then_some(()))
+        })?;
         let cache = json!({
             "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache", "metadata": {"name": "web", "namespace": "default"},
-            "spec": {"images": [full(all[2])]},
+            "spec": {"images": [full(&all[2])]},
         });
         cluster.kubectl().apply(&cache.to_string())?;
         let before = images(node)?;
+        ensure!(
+            before.iter().any(|name| name.contains("pause")) && before.contains(&full("library/twin:1")),
+            "{before:?}"
+        );
 
         // First it only says what would go.
         let rules = |mode: &str| json!({"mode": mode, "unusedFor": "1m", "interval": "1m", "minimumAge": "1m", "keep": [{"repository": "library/kept"}]});
         policy(cluster, &rules("DryRun"))?;
-        let gone = [full(all[4]), full(all[5])];
+        let gone = [full(&all[4]), full(&all[5])];
         let told = wait_for("the NodeCache tells what would go", PATIENCE, || {
             Ok(Some(last_cleanup(cluster, "node-1")?).filter(|told| names_of(told) == gone))
         })?;
@@ -123,6 +146,8 @@ fn what_nothing_uses_goes_and_all_else_stays() -> Result<()> {
             Ok(events["items"][0]["message"].as_str().map(str::to_owned))
         })?;
         ensure!(gone.iter().all(|name| event.contains(name)), "{event}");
+        let mib = told["freedBytes"].as_u64().context("a number")?.div_ceil(MIB);
+        ensure!(event.contains(&format!("2 images of {mib} MiB")), "{event}");
         Ok(())
     })
 }

@@ -1,27 +1,13 @@
 //! `larder controller` against a real API server, with the rights that docs/controller.md gives it. Nodes and NodeCaches are objects here.
 
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nodes::{KUBECONFIG, await_ready, binary, metric};
+use nodes::{Controller, await_ready, metric};
 use serde_json::{Value, json};
-use testbed::{ClusterSpec, Kubectl, Launch, Machine, Process, wait_for, with_cluster};
+use testbed::{ClusterSpec, Kubectl, Machine, wait_for, with_cluster};
 
 const PATIENCE: Duration = Duration::from_secs(180);
-
-const ACCOUNT: &str = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: larder-controller, namespace: larder}}";
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("testing/nodes is in it")
-}
-
-fn start(machine: &Machine) -> Result<Arc<Process>> {
-    let launch = Launch::new(binary()).args(["controller", "--log", "info,controller=debug,apiserver=debug"]);
-    machine.spawn("larder-controller", launch.args(["--metrics", "127.0.0.1:7441"]).env("KUBECONFIG", KUBECONFIG))
-}
 
 fn node(kubectl: &Kubectl, name: &str, taints: Value) -> Result<()> {
     let node = json!({
@@ -83,27 +69,22 @@ fn holder(kubectl: &Kubectl) -> Result<String> {
     Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
 }
 
+// K-08: the controller is killed; K-12: the API server is
 #[test]
 fn statuses_gates_and_leaders() -> Result<()> {
     with_cluster(&ClusterSpec::new("controller").nodes(0), |cluster| {
         let kubectl = cluster.kubectl();
-        for namespace in ["larder", "shop"] {
-            kubectl.run(&["create", "namespace", namespace])?;
-        }
-        kubectl.apply(ACCOUNT)?;
-        kubectl.apply(&nodes::controller_rights()?)?;
+        kubectl.run(&["create", "namespace", "shop"])?;
+        nodes::make_controller_account(cluster, &nodes::controller_rights()?)?;
         let (first_machine, second_machine) = (cluster.internet(), cluster.control().machine());
-        nodes::act_as(cluster, first_machine, "larder-controller", KUBECONFIG)?;
-        nodes::act_as(cluster, second_machine, "larder-controller", KUBECONFIG)?;
+        let start = |name: &str, machine: &Machine| Controller::start(cluster, machine, (name, Controller::ALONE), "");
 
         // The kinds come late: it says so and waits.
-        let first = start(first_machine)?;
+        let first = start("larder-controller-1", first_machine)?;
         wait_for("it tells what is missing", PATIENCE, || {
-            Ok(fs::read_to_string(first.log())?.contains("install larder's custom resource definitions").then_some(()))
+            Ok(first.log()?.contains("install larder's custom resource definitions").then_some(()))
         })?;
-        for definition in fs::read_dir(root().join("chart/larder/crds"))? {
-            kubectl.apply(&fs::read_to_string(definition?.path())?)?;
-        }
+        nodes::install_definitions(cluster)?;
         await_ready(first_machine)?;
 
         // What the nodes tell is summed up, and the images of workloads are known before their pods.
@@ -191,10 +172,10 @@ fn statuses_gates_and_leaders() -> Result<()> {
         await_status(kubectl, "web", "all is as before", |status| names(status) == all)?;
 
         // The leader dies; the other one takes over and nothing is lost.
-        let second = start(second_machine)?;
+        let second = start("larder-controller-2", second_machine)?;
         await_ready(second_machine)?;
         let leader = holder(kubectl)?;
-        first.kill()?;
+        first.process().kill()?;
         kubectl.apply(&deployment("ghcr.io/acme/b:2"))?;
         let moved = json!(["quay.io/acme/a:1", "docker.io/library/busybox:latest", "ghcr.io/acme/b:2"]);
         await_status(kubectl, "web", "the rollout is known", |status| names(status) == moved)?;
@@ -208,7 +189,7 @@ fn statuses_gates_and_leaders() -> Result<()> {
         await_status(kubectl, "web", "the next rollout is known", |status| names(status)[2] == "ghcr.io/acme/b:3")?;
 
         // It ends when it is told to, and lets go of the Lease.
-        second.terminate()?;
+        second.process().terminate()?;
         wait_for("the Lease is free", PATIENCE, || Ok(holder(kubectl)?.is_empty().then_some(())))
     })
 }

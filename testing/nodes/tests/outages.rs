@@ -95,7 +95,7 @@ fn times_sent(cluster: &Cluster, image: &Written) -> Result<f64> {
     Ok(of_layer.map(|request| request.bytes).sum::<u64>() as f64 / layer.size as f64)
 }
 
-// P-07, P-08
+// P-07, P-08, K-12
 #[test]
 fn agents_start_and_go_on_without_the_api_server_and_the_registry() -> Result<()> {
     let nodes = (1..=3).map(|number| NodeSpec::new(&format!("node-{number}")).rate(Rate::mbit(100)));

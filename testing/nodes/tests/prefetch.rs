@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nodes::{Agent, KUBECONFIG};
+use nodes::{Agent, Controller, KUBECONFIG};
 use serde_json::{Value, json};
 use testbed::{
     Cluster, ClusterSpec, Image, Launch, Layer, Node, NodeSpec, PRIVATE_PASSWORD, Rate, wait_for, with_cluster,
@@ -11,8 +11,6 @@ use testbed::{
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const MIB: u64 = 1 << 20;
-const CONTROLLER: &str =
-    "{apiVersion: v1, kind: ServiceAccount, metadata: {name: larder-controller, namespace: larder}}";
 
 /// Installs what agents need, and starts them on all nodes.
 fn start(cluster: &Cluster) -> Result<Vec<Agent<'_>>> {
@@ -40,9 +38,13 @@ fn push(cluster: &Cluster, name: &str, seed: u64) -> Result<String> {
 
 /// Writes an ImageCache of the namespace default.
 fn want(cluster: &Cluster, name: &str, spec: &Value) -> Result<()> {
+    want_in(cluster, "default", name, spec)
+}
+
+fn want_in(cluster: &Cluster, namespace: &str, name: &str, spec: &Value) -> Result<()> {
     let object = json!({
         "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache",
-        "metadata": {"name": name, "namespace": "default"}, "spec": spec,
+        "metadata": {"name": name, "namespace": namespace}, "spec": spec,
     });
     cluster.kubectl().apply(&object.to_string())
 }
@@ -94,6 +96,7 @@ fn pods_and_jobs(cluster: &Cluster) -> Result<usize> {
     Ok(list["items"].as_array().map_or(0, Vec::len))
 }
 
+// K-08: a node that is added later
 #[test]
 fn an_image_cache_makes_images_ready_on_the_nodes_that_it_selects() -> Result<()> {
     let spec = ClusterSpec::new("prefetch")
@@ -199,6 +202,7 @@ fn pods_pull_first(cluster: &Cluster, node: &Node) -> Result<()> {
     Ok(())
 }
 
+// K-08
 #[test]
 fn what_cannot_be_made_ready_is_told_with_its_reason_and_tried_again() -> Result<()> {
     let spec = ClusterSpec::new("prefetch-failing").with_nodes([NodeSpec::new("node-1")]);
@@ -206,18 +210,23 @@ fn what_cannot_be_made_ready_is_told_with_its_reason_and_tried_again() -> Result
         push(cluster, "library/app:1", 1)?;
         let image = Image::new().layer(Layer::random(MIB));
         cluster.origin("registry.private.example")?.push("acme/secret:1", &image)?;
+        let elsewhere = Image::new().platforms(["linux/s390x", "linux/riscv64"]).layer(Layer::random(MIB));
+        cluster.origin("docker.io")?.push("library/elsewhere:1", &elsewhere)?;
         start(cluster)?;
         let node = &cluster.nodes()[0];
         let (good, missing) = ("docker.io/library/app:1", "docker.io/library/app:none");
-        let private = "registry.private.example/acme/secret:1";
-        want(cluster, "web", &json!({"images": [missing, private, good]}))?;
+        let (private, elsewhere) = ("registry.private.example/acme/secret:1", "docker.io/library/elsewhere:1");
+        want(cluster, "web", &json!({"images": [missing, private, elsewhere, good]}))?;
         let is = |status: &Value, image: &str, reason: &str| {
             told(status, image)["state"] == "Failed" && told(status, image)["reason"] == reason
         };
-        let cache = await_told(cluster, "node-1", "two have failed", |status| {
-            is(status, missing, "ImageNotFound") && is(status, private, "CredentialNeeded") && is_warm(status, good)
+        let cache = await_told(cluster, "node-1", "three have failed", |status| {
+            is(status, missing, "ImageNotFound")
+                && is(status, private, "CredentialNeeded")
+                && is(status, elsewhere, "PlatformMissing")
+                && is_warm(status, good)
         })?;
-        ensure!(cache["status"]["failed"] == 2, "{cache:#}");
+        ensure!(cache["status"]["failed"] == 3, "{cache:#}");
         ensure!(!cache.to_string().contains(PRIVATE_PASSWORD));
         let requests = |path: &str, origin: &str| -> Result<usize> {
             let requests = cluster.origin(origin)?.requests()?;
@@ -231,15 +240,57 @@ fn what_cannot_be_made_ready_is_told_with_its_reason_and_tried_again() -> Result
         })?;
         push(cluster, "library/app:none", 2)?;
         await_held(node, missing)?;
-        await_told(cluster, "node-1", "it is warm", |status| is_warm(status, missing) && status["failed"] == 1)?;
+        await_told(cluster, "node-1", "it is warm", |status| is_warm(status, missing) && status["failed"] == 2)?;
         ensure!(
             requests("/acme/secret/manifests/1", "registry.private.example")? == asked,
             "what needs a credential is not tried again by itself"
         );
-        Ok(())
+        what_is_edited_or_deleted_while_it_comes_is_let_go_of(cluster, node)
     })
 }
 
+/// An ImageCache is edited, deleted, or goes with its namespace, while a pull for it is on its way.
+fn what_is_edited_or_deleted_while_it_comes_is_let_go_of(cluster: &Cluster, node: &Node) -> Result<()> {
+    let large = |number: u64| -> Result<String> {
+        let image = Image::new().seed(100 + number).layer(Layer::random(16 * MIB));
+        cluster.origin("docker.io")?.push(&format!("library/large:{number}"), &image)?;
+        Ok(format!("docker.io/library/large:{number}"))
+    };
+    let [edited, deleted, orphaned] = [large(1)?, large(2)?, large(3)?];
+    push(cluster, "library/app:next", 50)?;
+    let next = "docker.io/library/app:next";
+    let comes = |image: &str| {
+        await_told(cluster, "node-1", "it is coming", |status| told(status, image)["state"] == "Pulling").map(drop)
+    };
+    let is_let_go_of = |image: &str| {
+        await_told(cluster, "node-1", "it is wanted no more", |status| told(status, image).is_null()).map(drop)
+    };
+    node.link().cap(Rate::mbit(16))?;
+    want(cluster, "web", &json!({"images": [edited]}))?;
+    comes(&edited)?;
+    want(cluster, "web", &json!({"images": [next]}))?;
+    await_told(cluster, "node-1", "the other one is warm", |status| is_warm(status, next) && status["wanted"] == 1)?;
+    is_let_go_of(&edited)?;
+
+    want(cluster, "more", &json!({"images": [deleted]}))?;
+    comes(&deleted)?;
+    cluster.kubectl().run(&["delete", "imagecache", "more", "--timeout=30s"])?;
+    is_let_go_of(&deleted)?;
+
+    cluster.kubectl().run(&["create", "namespace", "doomed"])?;
+    want_in(cluster, "doomed", "more", &json!({"images": [orphaned], "onDelete": "Remove"}))?;
+    comes(&orphaned)?;
+    cluster.kubectl().run(&["delete", "namespace", "doomed", "--timeout=60s"])?;
+    is_let_go_of(&orphaned)?;
+    node.link().uncap()?;
+    await_told(cluster, "node-1", "nothing else is wanted", |status| status["wanted"] == 1 && status["failed"] == 0)?;
+    for image in [edited, deleted, orphaned] {
+        ensure!(held(node, &image)?.is_none(), "{image} came although nobody wanted it any more");
+    }
+    Ok(())
+}
+
+// K-12
 #[test]
 fn agents_go_on_through_restarts_and_without_the_api_server() -> Result<()> {
     let spec = ClusterSpec::new("prefetch-outage").with_nodes([NodeSpec::new("node-1")]);
@@ -337,6 +388,7 @@ fn a_tag_that_moved_is_pulled_anew_and_a_full_disk_waits() -> Result<()> {
     })
 }
 
+// K-09: the cap
 #[test]
 fn where_one_node_may_pull_at_once_never_do_two() -> Result<()> {
     with_cluster(&ClusterSpec::new("prefetch-turns").nodes(3), |cluster| {
@@ -346,13 +398,8 @@ fn where_one_node_may_pull_at_once_never_do_two() -> Result<()> {
         }
         let images = names.map(|name| format!("docker.io/{name}"));
         let agents = start(cluster)?;
-        cluster.kubectl().apply(CONTROLLER)?;
-        cluster.kubectl().apply(&nodes::controller_rights()?)?;
-        let machine = cluster.control().machine();
-        nodes::act_as(cluster, machine, "larder-controller", "/etc/larder/controller-kubeconfig")?;
-        let launch = Launch::new(nodes::binary()).args(["controller", "--log", "info,controller=debug"]);
-        let launch = launch.args(["--metrics", "127.0.0.1:7442"]);
-        machine.spawn("larder-controller", launch.env("KUBECONFIG", "/etc/larder/controller-kubeconfig"))?;
+        nodes::make_controller_account(cluster, &nodes::controller_rights()?)?;
+        Controller::start(cluster, cluster.control().machine(), ("larder-controller", Controller::ALONE), "")?;
 
         let written: Vec<f64> = agents.iter().map(writes).collect::<Result<_>>()?;
         want(cluster, "web", &json!({"images": images[..3], "parallelism": {"nodes": 1}}))?;

@@ -1,15 +1,14 @@
 //! Images that need a credential, kept ready for ImageCaches with the registry's, and for nobody else.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nodes::{Agent, KUBECONFIG, Registry, binary};
+use nodes::{Agent, Controller, KUBECONFIG, Registry, binary};
 use peers::Role;
 use serde_json::{Value, json};
 use testbed::{
-    Cluster, ClusterSpec, Image, Launch, Layer, Node, PRIVATE_PASSWORD, PRIVATE_USER, Process, wait_for, with_cluster,
+    Cluster, ClusterSpec, Image, Launch, Layer, Node, PRIVATE_PASSWORD, PRIVATE_USER, wait_for, with_cluster,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -19,22 +18,14 @@ const LAYER: u64 = 3 << 20;
 
 const PASSWORD: &str = "/etc/larder/private.password";
 
-const CONTROLLER: &str =
-    "{apiVersion: v1, kind: ServiceAccount, metadata: {name: larder-controller, namespace: larder}}";
-
 /// Starts the controller beside the registry, by whom that knows what ImageCaches want.
-fn control(cluster: &Cluster, authority: &Path, registry: &Registry) -> Result<Arc<Process>> {
-    cluster.kubectl().apply(CONTROLLER)?;
-    cluster.kubectl().apply(&nodes::controller_rights()?)?;
+fn control(cluster: &Cluster, authority: &Path, registry: &Registry) -> Result<Controller> {
+    nodes::make_controller_account(cluster, &nodes::controller_rights()?)?;
     let machine = cluster.control().machine();
-    nodes::act_as(cluster, machine, "larder-controller", "/etc/larder/controller-kubeconfig")?;
     nodes::give_certificate(machine, authority, "controller", "/etc/larder/controller")?;
     let url = registry.url_for_nodes();
-    let config = format!("[controller]\nregistry = {url:?}\nregistry_certificates = \"/etc/larder/controller\"\n");
-    machine.write("/etc/larder/controller.toml", &config)?;
-    let launch = Launch::new(binary()).args(["controller", "--config", "/etc/larder/controller.toml"]);
-    let launch = launch.args(["--log", "info,controller=debug", "--metrics", "127.0.0.1:7442"]);
-    machine.spawn("larder-controller", launch.env("KUBECONFIG", "/etc/larder/controller-kubeconfig"))
+    let lines = format!("registry = {url:?}\nregistry_certificates = \"/etc/larder/controller\"\n");
+    Controller::start(cluster, machine, ("larder-controller", Controller::BESIDE), &lines)
 }
 
 /// Makes a pull secret, and lets the controller read those of its namespace.
@@ -75,7 +66,7 @@ fn let_controller_read(cluster: &Cluster, namespace: &str) -> Result<()> {
 }
 
 /// A registry that has a credential, a controller, and agents that are known to it and to each other.
-fn start<'a>(cluster: &'a Cluster, password: &str) -> Result<(Registry, Arc<Process>, Vec<Agent<'a>>)> {
+fn start<'a>(cluster: &'a Cluster, password: &str) -> Result<(Registry, Controller, Vec<Agent<'a>>)> {
     for name in ["team/stored:1", "team/pulled:1"] {
         let image = Image::new().seed(name.len() as u64).layer(Layer::random(LAYER));
         cluster.origin("registry.private.example")?.push(name, &image)?;
@@ -183,6 +174,7 @@ fn sent(cluster: &Cluster, repository: &str) -> Result<u64> {
     Ok(gets.map(|one| one.bytes).sum())
 }
 
+// S-05
 #[test]
 fn private_images_are_ready_in_the_store_and_in_the_runtime_only_where_that_is_asked_for() -> Result<()> {
     with_cluster(&ClusterSpec::new("private").nodes(2), |cluster| {
@@ -271,11 +263,9 @@ fn private_images_are_ready_in_the_store_and_in_the_runtime_only_where_that_is_a
         std::thread::sleep(Duration::from_secs(5));
         ensure!(!has(one, STORED)?, "it is not allowed");
 
-        for log in agents
-            .iter()
-            .map(Agent::log)
-            .chain([registry.process(), &controller].map(|process| Ok(std::fs::read_to_string(process.log())?)))
-        {
+        for log in agents.iter().map(Agent::log).chain(
+            [registry.process(), controller.process()].map(|process| Ok(std::fs::read_to_string(process.log())?)),
+        ) {
             let log = log?;
             ensure!(!log.contains(PRIVATE_PASSWORD) && !log.contains("once-") && !log.contains("guessed"), "a secret");
         }

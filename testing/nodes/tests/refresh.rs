@@ -3,32 +3,21 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nodes::{Agent, KUBECONFIG, Registry, binary};
+use nodes::{Agent, Controller, KUBECONFIG, Registry, binary};
 use serde_json::{Value, json};
-use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, wait_for, with_cluster};
+use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Written, wait_for, with_cluster};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 const APP: &str = "docker.io/library/app:1";
 const SECRET: &str = "registry.private.example/acme/secret:1";
-const CONTROLLER: &str =
-    "{apiVersion: v1, kind: ServiceAccount, metadata: {name: larder-controller, namespace: larder}}";
 
 fn push(cluster: &Cluster, host: &str, name: &str, seed: u64) -> Result<String> {
-    let image = Image::new().seed(seed).layer(Layer::random(1 << 20));
-    Ok(cluster.origin(host)?.push(name, &image)?.digest)
+    Ok(written(cluster, host, name, seed)?.digest)
 }
 
-/// Starts the controller beside the registry, with the rights that docs/controller.md gives it.
-fn control(cluster: &Cluster, config: &str) -> Result<()> {
-    cluster.kubectl().apply(CONTROLLER)?;
-    cluster.kubectl().apply(&nodes::controller_rights()?)?;
-    let machine = cluster.control().machine();
-    nodes::act_as(cluster, machine, "larder-controller", "/etc/larder/controller-kubeconfig")?;
-    machine.write("/etc/larder/controller.toml", config)?;
-    let launch = Launch::new(binary()).args(["controller", "--config", "/etc/larder/controller.toml"]);
-    let launch = launch.args(["--log", "info,controller=debug", "--metrics", "127.0.0.1:7442"]);
-    machine.spawn("larder-controller", launch.env("KUBECONFIG", "/etc/larder/controller-kubeconfig"))?;
-    Ok(())
+fn written(cluster: &Cluster, host: &str, name: &str, seed: u64) -> Result<Written> {
+    let image = Image::new().seed(seed).layer(Layer::random(1 << 20));
+    cluster.origin(host)?.push(name, &image)
 }
 
 fn cache(cluster: &Cluster) -> Result<Value> {
@@ -75,7 +64,7 @@ fn questions(cluster: &Cluster) -> Result<(usize, usize)> {
 /// With a registry or without.
 fn a_tag_moves(name: &str, with_registry: bool) -> Result<()> {
     with_cluster(&ClusterSpec::new(name).nodes(3), |cluster| {
-        let first = push(cluster, "docker.io", "library/app:1", 1)?;
+        let first = written(cluster, "docker.io", "library/app:1", 1)?;
         push(cluster, "registry.private.example", "acme/secret:1", 9)?;
         nodes::install_definitions(cluster)?;
         nodes::make_account(cluster)?;
@@ -92,14 +81,23 @@ fn a_tag_moves(name: &str, with_registry: bool) -> Result<()> {
             let config = format!("{registry}[node.cluster]\nname = {:?}\nkeep_free = \"0%\"\n", node.name());
             agents.push(Agent::launch(node, &config, launch)?);
         }
-        let config = url.as_ref().map_or(String::new(), |url| format!("[controller]\nregistry = {url:?}\n"));
-        control(cluster, &config)?;
+        let lines = url.as_ref().map_or(String::new(), |url| format!("registry = {url:?}\n"));
+        nodes::make_controller_account(cluster, &nodes::controller_rights()?)?;
+        Controller::start(cluster, cluster.control().machine(), ("larder-controller", Controller::BESIDE), &lines)?;
         let web = json!({
             "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache", "metadata": {"name": "web", "namespace": "default"},
             "spec": {"images": [APP, SECRET], "refreshInterval": "1m"},
         });
         cluster.kubectl().apply(&web.to_string())?;
-        await_everywhere(cluster, &first)?;
+        await_everywhere(cluster, &first.digest)?;
+        if with_registry {
+            // K-09: however many nodes want it at once, each blob comes from the origin once.
+            for layer in &first.layers {
+                let requests = cluster.origin("docker.io")?.requests()?;
+                let gets = requests.iter().filter(|one| one.is_blob_get() && one.path.ends_with(&layer.digest));
+                ensure!(gets.count() == 1, "{} was taken from the origin more than once", layer.digest);
+            }
+        }
         let mut last = Value::Null;
         wait_for("what needs a credential is said to", PATIENCE, || {
             last = cache(cluster)?;

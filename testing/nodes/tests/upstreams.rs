@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use faulty::{Auth, Tls, Upstream};
-use nodes::{Agent, KUBECONFIG, Registry, await_ready, binary};
+use nodes::{Agent, Controller, KUBECONFIG, Registry, await_ready, binary};
 use serde_json::{Value, json};
 use testbed::{Cluster, ClusterSpec, Image, Launch, Layer, Node, wait_for, with_cluster};
 
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const PORT: u16 = 8443;
 /// What larder shows the origin, and what no log may have.
 const PASSWORDS: [&str; 2] = ["S3NT1NEL-first", "S3NT1NEL-second"];
-const ACCOUNTS: [&str; 2] = ["larder-registry", "larder-controller"];
+const REGISTRY: &str = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: larder-registry, namespace: larder}}";
 
 /// A registry of one's own, at an address that is not public, with a certificate of an authority that nobody knows.
 struct Origin {
@@ -119,19 +119,15 @@ fn await_refused(node: &Node, image: &str) -> Result<()> {
 
 struct Larder<'a> {
     registry: Registry,
+    controller: Controller,
     agents: Vec<Agent<'a>>,
 }
 
 fn start(cluster: &Cluster) -> Result<Larder<'_>> {
     nodes::install_definitions(cluster)?;
     nodes::make_account(cluster)?;
-    for account in ACCOUNTS {
-        let object =
-            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": "larder"}});
-        apply(cluster, &object)?;
-    }
+    cluster.kubectl().apply(REGISTRY)?;
     cluster.kubectl().apply(&nodes::registry_rights()?)?;
-    cluster.kubectl().apply(&nodes::controller_rights()?)?;
 
     let machine = cluster.internet();
     nodes::act_as(cluster, machine, "larder-registry", KUBECONFIG)?;
@@ -146,13 +142,10 @@ fn start(cluster: &Cluster) -> Result<Larder<'_>> {
         agents.push(Agent::launch(node, &config, launch)?);
     }
 
-    let control = cluster.control().machine();
-    nodes::act_as(cluster, control, "larder-controller", KUBECONFIG)?;
-    let launch = Launch::new(binary()).args(["controller", "--log", "debug", "--metrics", "127.0.0.1:7442"]);
-    control.write("/etc/larder/controller.toml", &format!("[controller]\nregistry = {:?}\n", registry.url()))?;
-    let launch = launch.args(["--config", "/etc/larder/controller.toml"]).env("KUBECONFIG", KUBECONFIG);
-    control.spawn("larder-controller", launch)?;
-    Ok(Larder { registry, agents })
+    nodes::make_controller_account(cluster, &nodes::controller_rights()?)?;
+    let (machine, lines) = (cluster.control().machine(), format!("registry = {:?}\n", registry.url()));
+    let controller = Controller::start(cluster, machine, ("larder-controller", Controller::ALONE), &lines)?;
+    Ok(Larder { registry, controller, agents })
 }
 
 #[test]
@@ -237,8 +230,8 @@ fn upstreams_are_heeded_while_everything_runs() -> Result<()> {
         )?;
         await_condition(cluster, "gone", "Available", "False", "NoEndpointAnswers")?;
 
-        let control = cluster.control().machine().process("larder-controller")?;
-        let logs = larder.agents.iter().map(Agent::process).chain([larder.registry.process(), &*control]);
+        let others = [larder.registry.process(), larder.controller.process()];
+        let logs = larder.agents.iter().map(Agent::process).chain(others);
         for process in logs {
             let log = std::fs::read_to_string(process.log())?;
             ensure!(

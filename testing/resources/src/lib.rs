@@ -1,11 +1,14 @@
-//! The files that are made from the types of `crates/api`: the definitions that the chart installs, and the page that people read.
+//! The files that are made from the types of `crates/api`: the definitions that the chart installs, and the page that people read. And objects by which
+//! tests try what becomes of anything that somebody may write.
 
+mod extremes;
 mod page;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+pub use extremes::{LARGE, specs};
 pub use page::page;
 
 /// The first line of each file.

@@ -136,6 +136,55 @@ pub fn bad() -> Vec<(&'static str, Value, &'static str, &'static str)> {
             "spec.imagePullSecrets[0].name",
             "write the name of an object",
         ),
+        // S-06: a Secret of one's own namespace, and none beside.
+        (
+            "ImageCache",
+            with("imagePullSecrets", json!([{"name": "other/pull"}])),
+            "spec.imagePullSecrets[0].name",
+            "write the name of an object",
+        ),
+        (
+            "ImageCache",
+            with("imagePullSecrets", json!([{"name": "../other/pull"}])),
+            "spec.imagePullSecrets[0].name",
+            "write the name of an object",
+        ),
+        (
+            "ImageCache",
+            with("imagePullSecrets", json!([{"name": "pull.other.svc/x"}])),
+            "spec.imagePullSecrets[0].name",
+            "write the name of an object",
+        ),
+        (
+            "ImageCache",
+            with("imagePullSecrets", json!([{"name": "pull%2f..%2fother"}])),
+            "spec.imagePullSecrets[0].name",
+            "write the name of an object",
+        ),
+        (
+            "ImageCache",
+            with("imagePullSecrets", json!([{"name": "pull?x=1#"}])),
+            "spec.imagePullSecrets[0].name",
+            "write the name of an object",
+        ),
+        (
+            "ImageCache",
+            with("imagePullSecrets", json!([{"name": "pull", "namespace": "other"}])),
+            "spec.imagePullSecrets[0].namespace",
+            "unknown field",
+        ),
+        (
+            "ImageCache",
+            with("imagePullSecrets", json!(["other/pull"])),
+            "spec.imagePullSecrets[0]",
+            "must be of type object",
+        ),
+        (
+            "ImageCache",
+            with("secretRef", json!({"namespace": "other", "name": "pull"})),
+            "spec.secretRef",
+            "unknown field",
+        ),
         (
             "ImageCache",
             with("imagePullSecrets", json!([{"name": "a"}, {"name": "a"}])),

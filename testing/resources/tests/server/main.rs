@@ -2,6 +2,7 @@
 
 mod bad;
 mod client;
+mod extremes;
 mod good;
 mod rules;
 mod shown;
@@ -25,6 +26,8 @@ fn the_api_server_checks_and_shows_objects_as_the_types_say() -> Result<()> {
         rules::defaults_are_filled_in(&server)?;
         rules::what_must_stay_stays(&server)?;
         rules::the_largest_objects_are_taken(&server)?;
+        extremes::what_is_taken_can_be_read(&server)?;
+        extremes::what_is_too_large_is_refused(&server)?;
         shown::a_status_is_written_by_itself(&server)?;
         shown::columns_are_there(&server)?;
         shown::kubectl_knows_the_kinds(cluster)
