@@ -38,8 +38,8 @@ impl Sharing {
             ..Settings::default()
         };
         let metrics = peers::Metrics::register(metrics);
-        let swarm = Swarm::new(settings, members.clone(), health.clone(), identity, store, upstreams, metrics);
-        let exchange = Exchange::new(port.into_listener(), swarm.clone()).context("node.peers.listen")?;
+        let swarm = Swarm::new(settings, members.clone(), health.clone(), identity.clone(), store, upstreams, metrics);
+        let exchange = Exchange::new(port.into_listener(), identity, swarm.clone()).context("node.peers.listen")?;
         tracing::info!(node = peering.name, address = %exchange.local_addr(), "sharing with other nodes");
 
         let mut tasks = JoinSet::new();

@@ -134,6 +134,11 @@ impl Members {
         self.now.subscribe()
     }
 
+    /// Puts a placement that was worked out already in the place of the one before: one for many nodes of one process.
+    pub fn share(&self, placement: Arc<Placement>) {
+        self.now.send_replace(placement);
+    }
+
     /// Puts a new list in the place of the old, at once for all who ask from now on. Who is subscribed is told only if it
     /// differs. Of several members with one name the last counts, of several with one address the one whose name sorts
     /// first, so that all nodes choose alike.

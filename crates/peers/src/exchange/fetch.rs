@@ -4,13 +4,14 @@ mod beyond;
 mod node;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use cache::Authority;
 use oci::Name;
 use tokio::sync::watch;
 
+use super::clock::now;
 use super::gathering::{Flow, Gathering, Trouble};
+use super::ground::Disk;
 use super::swarm::Swarm;
 use crate::members::{Member, NodeId};
 use crate::placement::Placement;
@@ -189,7 +190,7 @@ impl Fetch {
 
     /// Asks a node, and those it names instead.
     async fn ask(&mut self, member: &Member, placement: &Placement, hops: u8) -> Result<Tried, Trouble> {
-        let admission = self.swarm.health.admit(&member.id, Instant::now());
+        let admission = self.swarm.health.admit(&member.id, now());
         if !admission.may_ask() {
             return Ok(Tried::Skipped);
         }
@@ -202,7 +203,7 @@ impl Fetch {
         let mut named = holders;
         while let Some(id) = named.pop().filter(|_| asked.len() <= HOLDERS) {
             let Some(holder) = placement.get(&id).filter(|holder| !self.swarm.members.is_me(holder)) else { continue };
-            if asked.contains(&id) || !self.swarm.health.admit(&id, Instant::now()).may_ask() {
+            if asked.contains(&id) || !self.swarm.health.admit(&id, now()).may_ask() {
                 continue;
             }
             asked.push(id);
@@ -239,11 +240,13 @@ impl Fetch {
         if length == 0 {
             return Ok(());
         }
-        let (gathering, piece, offset) = (self.gathering.clone(), self.piece, self.got);
-        let written = tokio::task::spawn_blocking(move || gathering.write(piece, offset, &batch)).await;
-        written.unwrap_or(Err(Trouble::Other("the program is ending")))?;
+        if let Disk::Files = self.swarm.disk {
+            let (gathering, piece, offset) = (self.gathering.clone(), self.piece, self.got);
+            let written = tokio::task::spawn_blocking(move || gathering.write(piece, offset, &batch)).await;
+            written.unwrap_or(Err(Trouble::Other("the program is ending")))?;
+        }
         self.got += length as u64;
-        self.swarm.meter.count(length as u64, Instant::now());
+        self.swarm.meter.count(length as u64, now());
         let got = self.got;
         self.flow.send_modify(|flow| flow.got = got);
         Ok(())

@@ -8,6 +8,7 @@ use cache::{Ingest, SourceError, Store, StoreError};
 use oci::{Digest, Name};
 use tokio::sync::{OnceCell, watch};
 
+use super::clock::now;
 use super::lines::{Lines, Turn};
 use crate::members::NodeId;
 use crate::placement::{PIECE, piece_range};
@@ -88,7 +89,7 @@ impl Gathering {
                 lines: Lines::default(),
                 sent: HashMap::new(),
                 givers: HashMap::new(),
-                used: Instant::now(),
+                used: now(),
                 bytes: 0,
             }),
             severed: RwLock::new(false),
@@ -129,14 +130,14 @@ impl Gathering {
     /// What there is of a piece; where there is nothing, `begin` says how it comes from now on.
     pub fn piece_or(&self, piece: u64, begin: impl FnOnce() -> watch::Receiver<Flow>) -> Piece {
         let mut state = self.state();
-        state.used = Instant::now();
+        state.used = now();
         state.pieces.entry(piece).or_insert_with(|| Piece::Coming(begin())).clone()
     }
 
     /// What there is of a piece.
     pub fn piece(&self, piece: u64) -> Option<Piece> {
         let mut state = self.state();
-        state.used = Instant::now();
+        state.used = now();
         state.pieces.get(&piece).cloned()
     }
 

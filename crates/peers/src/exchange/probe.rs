@@ -13,7 +13,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{AlertDescription, CertificateError};
 
-use super::client::connect;
+use super::sockets::connect;
 use super::wire::{NODE, WHO};
 use crate::identity::Identity;
 use crate::members::NodeId;

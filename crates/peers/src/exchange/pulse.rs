@@ -10,7 +10,7 @@ const HALF_LIFE: f64 = 2.0;
 
 /// Whether a node that was asked is still alive, from all that comes from it on any connection.
 ///
-/// A node sends something at least every [`BEAT`](super::server::BEAT). On a full link, or a busy machine, that takes longer to come:
+/// A node sends something at least every [`BEAT`](super::giving::BEAT). On a full link, or a busy machine, that takes longer to come:
 /// three times the longest silence of late is allowed.
 pub(super) struct Pulse(Mutex<State>);
 

@@ -1,12 +1,10 @@
 use std::convert::Infallible;
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use cache::Blob;
 use futures_util::StreamExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, StreamBody, combinators::UnsyncBoxBody};
@@ -15,22 +13,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use super::fetch::Errand;
-use super::gathering::{Flow, Gathering, Piece, Trouble};
-use super::lines::Turn;
-use super::metrics::Running;
-use super::reading::read_behind;
+use super::giving::Giving;
+use super::ground::Answer;
 use super::swarm::Swarm;
-use super::wire::{self, FRAME, FRAMES, Frame, HOLDERS, NODE, No, Query, WHO};
-use crate::identity::Role;
+use super::wire::{self, FRAMES, HOLDERS, NODE, Query, WHO};
+use crate::identity::{Identity, Role};
 use crate::members::NodeId;
-use crate::placement::{PIECE, piece_range};
 
-/// How often an asker gets a sign of life while there is nothing else for it.
-pub(super) const BEAT: Duration = Duration::from_millis(100);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a connection may wait for a request.
@@ -39,26 +31,20 @@ const IDLE: Duration = Duration::from_secs(60);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// Most connections at once.
 const CONNECTIONS: usize = 1024;
-/// How long a whole blob may take to be found: one that is hashed first is found by a later question.
-const FIND: Duration = Duration::from_millis(150);
-/// How long an asker waits where it is not certain whom it would wait for.
-const UNCERTAIN: Duration = Duration::from_secs(1);
-/// How long an asker waits for the first byte.
-const FIRST: Duration = Duration::from_secs(12);
-
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Gives pieces to other nodes.
 pub struct Exchange {
     listener: TcpListener,
     address: SocketAddr,
+    identity: Arc<Identity>,
     swarm: Arc<Swarm>,
 }
 
 impl Exchange {
-    /// Answers nodes that connect to `listener` from [`run`](Exchange::run) on.
-    pub fn new(listener: TcpListener, swarm: Arc<Swarm>) -> io::Result<Exchange> {
-        Ok(Exchange { address: listener.local_addr()?, listener, swarm })
+    /// Answers nodes that connect to `listener`, and are told by `identity`, from [`run`](Exchange::run) on.
+    pub fn new(listener: TcpListener, identity: Arc<Identity>, swarm: Arc<Swarm>) -> io::Result<Exchange> {
+        Ok(Exchange { address: listener.local_addr()?, listener, identity, swarm })
     }
 
     /// The address in use, with the port that the system chose.
@@ -78,10 +64,11 @@ impl Exchange {
                     continue;
                 };
                 let (swarm, cancel) = (self.swarm.clone(), cancel.clone());
+                let identity = self.identity.clone();
                 self.swarm.tasks().spawn(async move {
                     tokio::select! {
                         () = cancel.cancelled() => {}
-                        () = serve(stream, from, swarm) => {}
+                        () = serve(stream, from, &identity, swarm) => {}
                     }
                     drop(slot);
                 });
@@ -94,11 +81,11 @@ impl Exchange {
     }
 }
 
-async fn serve(stream: TcpStream, from: SocketAddr, swarm: Arc<Swarm>) {
+async fn serve(stream: TcpStream, from: SocketAddr, identity: &Identity, swarm: Arc<Swarm>) {
     let _ = stream.set_nodelay(true);
     // Nodes vanish without a word; what they were sent is not kept for them for ever.
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED.as_millis() as u32);
-    let acceptor = TlsAcceptor::from(swarm.identity.server(&[Role::Node]));
+    let acceptor = TlsAcceptor::from(identity.server(&[Role::Node]));
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -109,7 +96,7 @@ async fn serve(stream: TcpStream, from: SocketAddr, swarm: Arc<Swarm>) {
     };
     let service = service_fn(|request| {
         let swarm = swarm.clone();
-        async move { Ok::<_, Infallible>(answer(&swarm, &request).await) }
+        async move { Ok::<_, Infallible>(respond(&swarm, &request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -121,7 +108,7 @@ async fn serve(stream: TcpStream, from: SocketAddr, swarm: Arc<Swarm>) {
     }
 }
 
-async fn answer(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Body> {
+async fn respond(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Body> {
     if request.method() != Method::GET {
         return status(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -136,83 +123,11 @@ async fn answer(swarm: &Arc<Swarm>, request: &Request<Incoming>) -> Response<Bod
         }
     };
     let asker = request.headers().get(NODE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if asker == swarm.members.me().id.as_str() {
-        return status(StatusCode::LOOP_DETECTED);
+    match swarm.answer(asker.into(), query).await {
+        Answer::Frames(giving) => frames(giving),
+        Answer::Holders(holders) => redirect(&holders),
+        Answer::Nothing(why) => status(why),
     }
-    let id = NodeId::from(asker);
-    let asker = Asker { zone: swarm.zone_of(&id), id };
-    let Query { digest, piece, .. } = query;
-
-    if let Some(gathering) = swarm.gathered(&digest)
-        && let Some(found) = gathering.piece(piece)
-    {
-        return give_or_redirect(swarm, gathering, found, query, asker);
-    }
-    let finding = {
-        let swarm = swarm.clone();
-        tokio::spawn(async move { swarm.stored(&digest).await })
-    };
-    if let Ok(Ok(Some(blob))) = tokio::time::timeout(FIND, finding).await {
-        let Some(range) = piece_range(blob.size(), piece) else { return status(StatusCode::NOT_FOUND) };
-        let size = blob.size();
-        let place = match blob {
-            Blob::Memory(bytes) => Place::Memory(bytes),
-            Blob::File { file, .. } => Place::File(file),
-        };
-        let flow = present(range.end - range.start);
-        return frames(Giving::new(swarm, flow, query, Start::Known { size, place }));
-    }
-    if query.hops == 0 {
-        let others = swarm.gathered(&digest).map(|gathering| gathering.takers(piece, &asker.id, &asker.zone));
-        let others = others.unwrap_or_default();
-        return if others.is_empty() || query.insist {
-            status(StatusCode::NOT_FOUND)
-        } else {
-            redirect(swarm, &others)
-        };
-    }
-    let gathering = swarm.gathering(&digest);
-    swarm.note_holder(&digest, &asker.id, false);
-    if swarm.is_private(&query.name, &digest) {
-        return match gathering.send(piece, &asker.id, query.insist) {
-            None => status(StatusCode::FORBIDDEN),
-            Some(other) => redirect(swarm, &[other]),
-        };
-    }
-    let errand = Errand { name: query.name.clone(), own: None, hops: query.hops, asker: Some(asker.id.clone()) };
-    let found = swarm.ensure(&gathering, piece, &errand);
-    give_or_redirect(swarm, gathering, found, query, asker)
-}
-
-/// Gives a piece, or sends the asker to the end of the line of those who take it, if it is given to enough already.
-fn give_or_redirect(
-    swarm: &Arc<Swarm>,
-    gathering: Arc<Gathering>,
-    found: Piece,
-    query: Query,
-    asker: Asker,
-) -> Response<Body> {
-    let flow = match found {
-        // Only what is here whole is of use to the asker, who stands in no line.
-        Piece::Coming(_) if query.below <= 1 => return status(StatusCode::NOT_FOUND),
-        Piece::Coming(flow) => flow,
-        Piece::Present => match gathering.length(query.piece) {
-            Some(length) => present(length),
-            None => return status(StatusCode::NOT_FOUND),
-        },
-    };
-    let (piece, fanout) = (query.piece, swarm.fanout());
-    let most = if query.hops == 0 { fanout.others } else { fanout.home };
-    if query.insist {
-        gathering.give(piece, &asker.id, &asker.zone);
-    } else if let Turn::Ask(others) = gathering.turn(piece, &asker.id, &asker.zone, most, fanout.others) {
-        return redirect(swarm, &others);
-    }
-    frames(Giving::new(swarm, flow, query, Start::Gathered(gathering, asker)))
-}
-
-fn present(length: u64) -> watch::Receiver<Flow> {
-    watch::channel(Flow { got: length, depth: Some(0), level: 0, end: Some(Ok(())) }).1
 }
 
 /// Which node this is; hyper adds the date.
@@ -230,8 +145,7 @@ fn status(status: StatusCode) -> Response<Body> {
     response
 }
 
-fn redirect(swarm: &Swarm, holders: &[NodeId]) -> Response<Body> {
-    swarm.metrics.redirected();
+fn redirect(holders: &[NodeId]) -> Response<Body> {
     let mut response = status(StatusCode::SEE_OTHER);
     if let Ok(value) = HeaderValue::try_from(wire::join(holders)) {
         response.headers_mut().insert(HOLDERS, value);
@@ -241,164 +155,10 @@ fn redirect(swarm: &Swarm, holders: &[NodeId]) -> Response<Body> {
 
 fn frames(giving: Giving) -> Response<Body> {
     let stream = futures_util::stream::unfold(giving, |mut giving| async move {
-        let bytes = giving.next().await?;
+        let bytes = giving.next().await?.encode().await?;
         Some((Ok(hyper::body::Frame::data(bytes)), giving))
     });
     let mut response = Response::new(StreamBody::new(stream.fuse()).boxed_unsync());
     response.headers_mut().insert(header::CONTENT_TYPE, FRAMES);
     response
-}
-
-/// The node that asks.
-struct Asker {
-    id: NodeId,
-    zone: Arc<str>,
-}
-
-/// Where a piece's bytes are read.
-#[derive(Clone)]
-enum Place {
-    File(Arc<File>),
-    Memory(Bytes),
-}
-
-/// What a piece is part of.
-enum Start {
-    Gathered(Arc<Gathering>, Asker),
-    Known { size: u64, place: Place },
-}
-
-/// One answer to one node, as its bytes come in.
-struct Giving {
-    swarm: Arc<Swarm>,
-    flow: watch::Receiver<Flow>,
-    query: Query,
-    start: Start,
-    begun: Instant,
-    /// The piece's length and where it is, once the asker was told that it comes.
-    running: Option<(u64, Place)>,
-    /// How many bytes of the piece the asker has.
-    at: u64,
-    ended: bool,
-    _running: Running,
-}
-
-impl Giving {
-    fn new(swarm: &Arc<Swarm>, flow: watch::Receiver<Flow>, query: Query, start: Start) -> Giving {
-        Giving {
-            swarm: swarm.clone(),
-            flow,
-            at: query.from,
-            query,
-            start,
-            begun: Instant::now(),
-            running: None,
-            ended: false,
-            _running: swarm.metrics.upload(),
-        }
-    }
-
-    /// The next bytes of the body; `None` at its end.
-    async fn next(&mut self) -> Option<Bytes> {
-        if self.ended {
-            return None;
-        }
-        loop {
-            let flow = self.flow.borrow_and_update().clone();
-            match self.running.clone() {
-                None => {
-                    if let Some(frame) = self.begin(&flow) {
-                        return Some(frame.encode());
-                    }
-                }
-                Some((length, place)) => {
-                    let there = flow.got.min(length);
-                    if self.at < there {
-                        return self.read(place, there).await;
-                    }
-                    if self.at >= length || flow.end.is_some() {
-                        return None;
-                    }
-                }
-            }
-            tokio::select! {
-                changed = self.flow.changed() => {
-                    if changed.is_err() && self.flow.borrow().end.is_none() {
-                        return None;
-                    }
-                }
-                () = tokio::time::sleep(BEAT) => return Some(Frame::Beat.encode()),
-            }
-        }
-    }
-
-    /// What the asker is told first, once it is known.
-    fn begin(&mut self, flow: &Flow) -> Option<Frame> {
-        let known = match &self.start {
-            Start::Known { size, place } => Some((*size, place.clone())),
-            Start::Gathered(gathering, _) => {
-                gathering.size().and_then(|size| Some((size, Place::File(gathering.ingest()?.file().clone()))))
-            }
-        };
-        let waited = self.begun.elapsed();
-        let certain = flow.depth.is_some() || flow.level < self.query.hops;
-        let no = match (&flow.end, flow.depth, known) {
-            (Some(Err(Trouble::Private)), ..) => return Some(self.private()),
-            (Some(Err(_)), ..) => true,
-            (end, Some(depth), _) if end.is_none() && depth >= self.query.below => true,
-            (_, Some(depth), Some((size, place))) => match piece_range(size, self.query.piece) {
-                Some(range) => {
-                    self.running = Some((range.end - range.start, place));
-                    let depth = if flow.end.is_some() { 0 } else { depth };
-                    return Some(Frame::Start { size, depth });
-                }
-                None => true,
-            },
-            _ => waited >= if certain { FIRST } else { UNCERTAIN },
-        };
-        self.ended = no;
-        no.then_some(Frame::No(No::Absent))
-    }
-
-    /// The origin gives the piece only to who has a right of its own: the first who asks fetches it, the others get it there.
-    fn private(&mut self) -> Frame {
-        self.ended = true;
-        let Start::Gathered(gathering, asker) = &self.start else { return Frame::No(No::Private) };
-        match gathering.send(self.query.piece, &asker.id, self.query.insist) {
-            None => Frame::No(No::Private),
-            Some(other) => Frame::Elsewhere(vec![other]),
-        }
-    }
-
-    async fn read(&mut self, place: Place, there: u64) -> Option<Bytes> {
-        let length = (there - self.at).min(FRAME as u64) as usize;
-        let from = self.query.piece * PIECE + self.at;
-        if let Some(pace) = &self.swarm.upload {
-            pace.turn(length).await;
-        }
-        let bytes = match place {
-            Place::Memory(all) => {
-                let part = all.get(from as usize..from as usize + length)?;
-                Frame::Bytes(all.slice_ref(part)).encode()
-            }
-            Place::File(file) => match read_behind(&wire::bytes_head(length), &file, from, length).await {
-                Ok(buffer) => Bytes::from(buffer),
-                Err(error) => {
-                    tracing::warn!(digest = %self.query.digest, %error, "a piece cannot be read");
-                    return None;
-                }
-            },
-        };
-        self.at += length as u64;
-        self.swarm.metrics.sent(length as u64);
-        Some(bytes)
-    }
-}
-
-impl Drop for Giving {
-    fn drop(&mut self) {
-        if let Start::Gathered(gathering, asker) = &self.start {
-            gathering.given(self.query.piece, &asker.zone);
-        }
-    }
 }

@@ -1,7 +1,7 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,8 +17,10 @@ use tokio::time::MissedTickBehavior;
 
 use super::ahead::Ahead;
 use super::client::Answer;
+use super::clock::now;
 use super::fetch::Errand;
 use super::gathering::{Gathering, Piece, Trouble};
+use super::ground::Disk;
 use super::reading::read_behind;
 use super::swarm::Swarm;
 use super::wire::{Frame, Query};
@@ -136,6 +138,7 @@ impl Source for Peers {
                 self.0.tasks().spawn(async move {
                     let cancel = swarm.cancel().clone();
                     tokio::select! {
+                        biased;
                         () = cancel.cancelled() => {}
                         () = find_liars(&swarm, &gathering) => {}
                     }
@@ -211,16 +214,22 @@ impl Own {
             return Ok(None);
         }
         let length = (there - self.at).min(CHUNK) as usize;
-        let (file, at) = (self.gathering.ingest().map(|ingest| ingest.file().clone()), self.at);
-        let Some(file) = file else { return Err(Trouble::Other("there is no file")) };
-        let bytes = match read_behind(&[], &file, at, length).await {
-            Ok(buffer) => Bytes::from(buffer),
-            Err(_) => return Err(Trouble::Other("the file of the fill cannot be read")),
+        let bytes = match &self.swarm.disk {
+            Disk::Files => self.read(length).await?,
+            Disk::Counted(bytes) => bytes.slice(..length),
         };
         self.at += length as u64;
         let piece = piece_of(self.at);
         self.reached.send_if_modified(|reached| std::mem::replace(reached, piece) != piece);
         Ok(Some(bytes))
+    }
+
+    async fn read(&self, length: usize) -> Result<Bytes, Trouble> {
+        let Some(ingest) = self.gathering.ingest() else { return Err(Trouble::Other("there is no file")) };
+        match read_behind(&[], ingest.file(), self.at, length).await {
+            Ok(buffer) => Ok(buffer.into()),
+            Err(_) => Err(Trouble::Other("the file of the fill cannot be read")),
+        }
     }
 
     /// Has the pieces to come fetched.
@@ -235,25 +244,26 @@ impl Own {
             let mut growth = tokio::time::interval(GROWTH);
             growth.set_missed_tick_behavior(MissedTickBehavior::Delay);
             growth.tick().await;
-            let mut since = Instant::now();
+            let mut since = now();
             while !ahead.is_done() {
                 let parallel = swarm.parallel();
                 while let Some(piece) = ahead.begin(*reached.borrow_and_update(), parallel, far) {
                     let (swarm, gathering, errand) = (swarm.clone(), gathering.clone(), errand.clone());
                     coming.push(async move {
-                        let begun = Instant::now();
+                        let begun = now();
                         if let Piece::Coming(mut flow) = swarm.ensure(&gathering, piece, &errand) {
                             let _ = flow.wait_for(|flow| flow.end.is_some()).await;
                         }
-                        begun.elapsed()
+                        now() - begun
                     });
                 }
                 tokio::select! {
+                    biased;
                     Some(took) = coming.next(), if !coming.is_empty() => {
-                        since = Instant::now();
+                        since = now();
                         ahead.came(took);
                     }
-                    _ = growth.tick(), if ahead.is_waiting() => ahead.waited(since.elapsed()),
+                    _ = growth.tick(), if ahead.is_waiting() => ahead.waited(now() - since),
                     changed = reached.changed() => if changed.is_err() { return },
                 }
             }

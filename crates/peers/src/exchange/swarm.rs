@@ -11,11 +11,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::client::Client;
+use super::clock::now;
 use super::fetch::{Errand, Fetch};
 use super::gathering::{Flow, Gathering, Piece};
+use super::ground::{Disk, Ground};
 use super::meter::Meter;
 use super::metrics::Metrics;
 use super::pace::Pace;
+use super::sockets::Sockets;
 use crate::health::{Health, Reason};
 use crate::identity::Identity;
 use crate::members::{Members, NodeId};
@@ -91,8 +94,8 @@ pub struct Swarm {
     pub(super) settings: Settings,
     pub(super) members: Arc<Members>,
     pub(super) health: Arc<Health>,
-    pub(super) identity: Arc<Identity>,
     pub(super) client: Client,
+    pub(super) disk: Disk,
     pub(super) store: Arc<dyn Store>,
     pub(super) upstreams: Arc<dyn Upstreams>,
     pub(super) metrics: Metrics,
@@ -109,7 +112,8 @@ pub struct Swarm {
 }
 
 impl Swarm {
-    /// A node that takes part. `upstreams` are the sources beyond the nodes; what it gathers goes into `store`.
+    /// A node that takes part, and shows others `identity`. `upstreams` are the sources beyond the nodes; what it gathers
+    /// goes into `store`.
     pub fn new(
         settings: Settings,
         members: Arc<Members>,
@@ -119,9 +123,24 @@ impl Swarm {
         upstreams: Arc<dyn Upstreams>,
         metrics: Metrics,
     ) -> Arc<Swarm> {
-        let meter = Arc::new(Meter::new(Instant::now()));
+        let ground = Arc::new(Sockets::new(members.me().id.clone(), identity));
+        Swarm::on(ground, settings, members, health, store, upstreams, metrics)
+    }
+
+    /// A node on other ground than this machine's network.
+    pub fn on(
+        ground: Arc<dyn Ground>,
+        settings: Settings,
+        members: Arc<Members>,
+        health: Arc<Health>,
+        store: Arc<dyn Store>,
+        upstreams: Arc<dyn Upstreams>,
+        metrics: Metrics,
+    ) -> Arc<Swarm> {
+        let meter = Arc::new(Meter::new(now()));
         Arc::new(Swarm {
-            client: Client::new(members.me().id.clone(), identity.clone(), meter.clone()),
+            disk: ground.disk(),
+            client: Client::new(ground, meter.clone()),
             meter,
             pulls: AtomicUsize::new(0),
             upload: settings.upload.map(Pace::new),
@@ -129,7 +148,6 @@ impl Swarm {
             settings,
             members,
             health,
-            identity,
             store,
             upstreams,
             metrics,
@@ -148,8 +166,9 @@ impl Swarm {
             self.metrics.members(self.others());
             self.metrics.gathered(self.gatherings().len());
             tokio::select! {
+                biased;
                 () = self.cancel.cancelled() => return,
-                () = tokio::time::sleep(TIDY_EVERY) => self.drop_idle(Instant::now()),
+                () = tokio::time::sleep(TIDY_EVERY) => self.drop_idle(now()),
                 _ = members.changed() => {
                     let placement = self.members.placement();
                     self.client.keep(|id| placement.get(id).is_some());
@@ -225,6 +244,7 @@ impl Swarm {
             let cancel = self.cancel.clone();
             self.tasks.spawn(async move {
                 tokio::select! {
+                    biased;
                     () = cancel.cancelled() => {}
                     () = fetch.run() => {}
                 }
@@ -257,7 +277,7 @@ impl Swarm {
                 if holders.len() == HOLDERS {
                     holders.remove(0);
                 }
-                holders.push(Holder { id: id.clone(), since: Instant::now(), proven });
+                holders.push(Holder { id: id.clone(), since: now(), proven });
             }
         }
         self.holders.insert(*digest, holders);
@@ -273,7 +293,7 @@ impl Swarm {
     /// Two nodes that should have a blob by now.
     pub(super) fn settled_holders(&self, digest: &Digest, but: Option<&NodeId>) -> Vec<NodeId> {
         let holders = self.holders.get(digest).unwrap_or_default();
-        let settled = |holder: &&Holder| holder.proven || holder.since.elapsed() > SETTLED;
+        let settled = |holder: &&Holder| holder.proven || now() - holder.since > SETTLED;
         holders.iter().filter(settled).map(|holder| &holder.id).filter(|id| Some(*id) != but).take(2).cloned().collect()
     }
 
@@ -284,7 +304,7 @@ impl Swarm {
             _ => tracing::debug!(node = %id, reason = reason.as_str(), %why, "passing over a node"),
         }
         self.metrics.passed_over(reason);
-        self.health.failed(id, reason, Instant::now());
+        self.health.failed(id, reason, now());
     }
 
     /// To how many nodes of one zone a piece is given at a time before askers are sent to others who get it.

@@ -26,7 +26,7 @@ pub(super) const FRAMES: HeaderValue = HeaderValue::from_static("application/vnd
 /// The longest chain of nodes through which a piece flows while it comes in.
 pub(super) const DEEPEST: u8 = 64;
 /// The most bytes in one frame.
-pub(super) const FRAME: usize = 256 * 1024;
+pub const FRAME: usize = 256 * 1024;
 /// The length of a frame's head: its kind, and the length of what follows.
 pub(super) const HEAD: usize = 5;
 
@@ -36,9 +36,12 @@ pub(super) const WHO: &str = "/larder/v1/node";
 
 /// What one node asks another for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Query {
+pub struct Query {
+    /// The repository.
     pub name: Name,
+    /// The blob.
     pub digest: Digest,
+    /// The piece of it.
     pub piece: u64,
     /// Where in the piece to begin.
     pub from: u64,
@@ -48,6 +51,7 @@ pub(super) struct Query {
     /// What is coming is of use only if its bytes make fewer steps than this from where they are stored: so nobody ever waits
     /// for somebody who waits for it.
     pub below: u8,
+    /// The asker has been sent to others already, and found nothing there.
     pub insist: bool,
 }
 
@@ -131,7 +135,7 @@ pub(super) fn join(holders: &[NodeId]) -> String {
 
 /// Why a node does not give a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum No {
+pub enum No {
     /// It is not there, and could not be had.
     Absent,
     /// The origin does not give it to everybody: who asks must fetch it with a right of its own.
@@ -140,11 +144,16 @@ pub(super) enum No {
 
 /// A part of an answer's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub enum Frame {
     /// There is nothing yet, but the node is alive.
     Beat,
     /// What is to come: the blob's length, and how many steps its bytes make to the sender, 0 where it has all of the piece.
-    Start { size: u64, depth: u8 },
+    Start {
+        /// The blob's length in bytes.
+        size: u64,
+        /// How many steps.
+        depth: u8,
+    },
     /// The next bytes of the piece.
     Bytes(Bytes),
     /// Nothing (more) will come.

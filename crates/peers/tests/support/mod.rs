@@ -287,16 +287,17 @@ impl Cluster {
         let members = Arc::new(Members::new(member.clone()));
         members.replace(self.list.clone());
         let health = Arc::new(Health::default());
+        let identity = self.identity(member.id.as_str());
         let swarm = Swarm::new(
             settings,
             members.clone(),
             health.clone(),
-            self.identity(member.id.as_str()),
+            identity.clone(),
             store.clone(),
             upstreams.clone(),
             Metrics::default(),
         );
-        let exchange = Exchange::new(listener, swarm.clone()).unwrap();
+        let exchange = Exchange::new(listener, identity, swarm.clone()).unwrap();
         let tidying = swarm.clone();
         let tasks = vec![tokio::spawn(exchange.run()), tokio::spawn(async move { tidying.tidy().await })];
         let mut registry = prometheus_client::registry::Registry::default();

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::Fetch;
 use crate::exchange::client::Answer;
+use crate::exchange::clock::now;
 use crate::exchange::gathering::{Flow, Trouble};
 use crate::exchange::swarm::Swarm;
 use crate::exchange::wire::{Frame, Query};
@@ -34,6 +35,7 @@ impl Fetch {
         };
         let finding = find_in_silence(self.swarm.clone(), placement, query, self.flow.subscribe());
         let outcome = tokio::select! {
+            biased;
             outcome = self.beyond() => outcome,
             found = finding => match self.is_given_by_holder(found, placement).await? {
                 true => return Ok(()),
@@ -96,7 +98,7 @@ async fn find_in_silence(
 
 /// Whether a node has all of a piece.
 async fn has_it(swarm: &Swarm, node: &Arc<Member>, query: &Query) -> bool {
-    if !swarm.health.admit(&node.id, Instant::now()).may_ask() {
+    if !swarm.health.admit(&node.id, now()).may_ask() {
         return false;
     }
     let Ok(Answer::Frames(mut reading)) = swarm.client.ask(node, query).await else { return false };

@@ -1,12 +1,14 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cache::SourceKind;
 use http::StatusCode;
 
 use super::batch::{Batch, Next};
 use super::{Fetch, Put, Tried};
-use crate::exchange::client::{Answer, Lost, Reading};
+use crate::exchange::client::{Answer, Reading};
+use crate::exchange::clock::now;
 use crate::exchange::gathering::Trouble;
+use crate::exchange::ground::Lost;
 use crate::exchange::wire::{DEEPEST, Frame, No, Query};
 use crate::health::Reason;
 use crate::members::{Member, NodeId};
@@ -91,7 +93,7 @@ impl Fetch {
             swarm.pass_over(&member.id, Reason::Dead, lost);
             Ok(Tried::Failed)
         };
-        let (mut since, mut bytes_then, mut beats_then) = (Instant::now(), self.got, 0);
+        let (mut since, mut bytes_then, mut beats_then) = (now(), self.got, 0);
         let mut started = false;
         let mut batch = Batch::default();
         loop {
@@ -150,22 +152,22 @@ impl Fetch {
                     }
                 }
             }
-            let watched = since.elapsed();
+            let watched = now() - since;
             if watched >= WATCHED {
                 let rate = (self.got - bytes_then) as f64 / watched.as_secs_f64();
                 let waits = reading.beats > beats_then || swarm.download.is_some();
                 let left = self.gathering.length(self.piece).unwrap_or(0).saturating_sub(self.got);
                 if !waits && rate < SLOW && left > PIECE / 32 {
-                    if swarm.meter.is_idle(Instant::now()) {
+                    if swarm.meter.is_idle(now()) {
                         swarm.pass_over(&member.id, Reason::Slow, &format_args!("{rate:.0} bytes per second"));
                         return Ok(Tried::Failed);
                     }
-                    if !swarm.meter.is_busy(Instant::now()) && !self.slow {
+                    if !swarm.meter.is_busy(now()) && !self.slow {
                         self.slow = true;
                         return Ok(Tried::Slow);
                     }
                 }
-                (since, bytes_then, beats_then) = (Instant::now(), self.got, reading.beats);
+                (since, bytes_then, beats_then) = (now(), self.got, reading.beats);
             }
         }
     }
