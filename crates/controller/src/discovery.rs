@@ -112,19 +112,18 @@ impl Discovery {
 
     /// Looks at all images. Says whether something is left to be written.
     async fn look(&mut self) -> bool {
-        let images = self.images();
-        if self.left_out != images.left_out {
-            self.left_out = images.left_out;
+        let Images { mut changes, told, left_out } = self.images();
+        if self.left_out != left_out {
+            self.left_out = left_out;
             tracing::warn!(left_out = self.left_out, "there are more images than CachedImages are made of");
         }
-        let due = self.told.as_ref().is_none_or(|(told, when)| *told != images.told || when.elapsed() >= AGAIN);
-        let changes = if due {
-            self.tell(images.told).await;
+        let due = self.told.as_ref().is_none_or(|(before, when)| *before != told || when.elapsed() >= AGAIN);
+        if due {
+            drop(changes);
+            self.tell(told).await;
             // By now there is more to say.
-            self.images().changes
-        } else {
-            images.changes
-        };
+            changes = self.images().changes;
+        }
         let (recorded, left) = self.recorder.record(changes).await;
         self.keep(recorded);
         self.say_of_the_policy().await | left
@@ -135,7 +134,7 @@ impl Discovery {
         for one in recorded {
             match one {
                 Recorded::Is(object) => {
-                    let (name, known) = known_reduced(*object);
+                    let (name, known) = known_reduced(*object, index.texts());
                     index.apply_known(name, known);
                 }
                 Recorded::Gone(name) => index.apply_known(name, None),

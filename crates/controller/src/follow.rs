@@ -1,11 +1,8 @@
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::{CachePolicy, CachedImage, ImageCache, NodeCache, Upstream, names};
+use api::{CachePolicy, CachedImage, ImageCache, Upstream, names};
 use apiserver::{ApiServer, News, Seen, Watch};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::Node;
 use kube::Resource;
 use kube::core::DeserializeGuard;
 use serde::de::DeserializeOwned;
@@ -13,8 +10,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::index::{
-    CacheKey, Index, KnownNode, KnownPolicy, Pod, Report, Template, cache_reduced, known_reduced, pod_reduced,
-    upstream_reduced, workload_reduced,
+    CacheKey, CronJob, DaemonSet, Deployment, Index, Job, KnownNode, KnownPolicy, Node, NodeCache, Pod, Report,
+    StatefulSet, Template, cache_reduced, known_reduced, pod_reduced, upstream_reduced, workload_reduced,
 };
 
 /// Objects in a page of a list: of NodeCaches, each of which may have a thousand images, and of all others.
@@ -100,7 +97,7 @@ impl Followed {
             server,
             (Watch::<Pod>::everywhere("the pods").paged(PAGE_OF_PODS), Matters::ToImages),
             tasks,
-            |index, pod| pod_reduced(pod, index.texts()),
+            |index, pod| pod_reduced(&pod, index.texts()),
             |index, news| match news {
                 News::All(pods) => index.replace_pods(pods),
                 News::Changed((key, images)) => index.apply_pod(key, images),
@@ -114,8 +111,8 @@ impl Followed {
             server,
             (Watch::<DeserializeGuard<CachedImage>>::everywhere("the CachedImages").paged(PAGE), Matters::ToImages),
             tasks,
-            |_, guard| match guard.0 {
-                Ok(image) => known_reduced(image),
+            |index, guard| match guard.0 {
+                Ok(image) => known_reduced(image, index.texts()),
                 // It is as good as not there, and written anew.
                 Err(invalid) => (invalid.metadata.name.unwrap_or_default(), None),
             },
@@ -147,15 +144,9 @@ impl Followed {
     fn follow_reports(self: &Arc<Followed>, server: &ApiServer, tasks: &mut JoinSet<()>) {
         self.follow(
             server,
-            (Watch::<DeserializeGuard<NodeCache>>::everywhere("the NodeCaches").paged(PAGE_OF_REPORTS), Matters::ToAll),
+            (Watch::<NodeCache>::everywhere("the NodeCaches").paged(PAGE_OF_REPORTS), Matters::ToAll),
             tasks,
-            |index, guard| match guard.0 {
-                Ok(cache) => Report::of(&cache, index.texts()),
-                Err(invalid) => {
-                    let metadata = invalid.metadata;
-                    Report::of(&NodeCache { metadata, ..NodeCache::default() }, index.texts())
-                }
-            },
+            |index, cache| Report::of(&cache, index.texts()),
             |index, news| match news {
                 News::All(reports) => index.replace_reports(reports),
                 News::Changed(report) => index.apply_report(report),

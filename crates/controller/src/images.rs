@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use oci::{Digest, Image, Reference};
 use warm::cached_image_name;
 
-use crate::index::{Index, KnownImage};
+use crate::index::{Index, KnownImage, Said};
 use crate::tags::Fact;
 use crate::uses::Use;
 
@@ -82,9 +82,9 @@ impl Holdings {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// It is to be made.
-    Make(Image, Box<CachedImageStatus>),
+    Make(Image, Box<Said>),
     /// Its status is to be written.
-    Write(Image, Box<CachedImageStatus>),
+    Write(Image, Box<Said>),
     /// The object of this name is to go.
     Delete(String),
 }
@@ -114,7 +114,7 @@ impl Index {
     /// What is to be written about images, and told to the registry.
     pub fn images(&self, facts: &HashMap<Image, Fact>, holdings: &Holdings, now: &Time) -> Images {
         let mut uses: Vec<(Image, Use)> = self.uses().into_iter().collect();
-        let last_used = |image: &Image| self.known_of(image)?.status.as_ref()?.last_used.clone();
+        let last_used = |image: &Image| self.known_of(image)?.said.as_ref()?.status.last_used.clone();
         if uses.len() > MOST {
             // Those come first that more lose by it.
             uses.sort_by_cached_key(|(image, one)| {
@@ -130,7 +130,6 @@ impl Index {
         for (image, one) in uses {
             let name = cached_image_name(&image);
             let known = self.known().get(&name).filter(|known| known.image == image);
-            let old = known.and_then(|known| known.status.clone());
             let status = self.image_status(&image, &one, known, facts.get(&image), holdings, now);
             images.told.images.push(ToldImage {
                 digests: digests(&one, &status, &image),
@@ -141,9 +140,12 @@ impl Index {
                 continue;
             }
             stays.insert(name);
+            let said = Said { status, node_names: one.node_names.into() };
             match known {
-                None => images.changes.push(Change::Make(image, status.into())),
-                Some(_) if old.as_ref() != Some(&status) => images.changes.push(Change::Write(image, status.into())),
+                None => images.changes.push(Change::Make(image, said.into())),
+                Some(known) if known.said.as_ref() != Some(&said) => {
+                    images.changes.push(Change::Write(image, said.into()));
+                }
                 Some(_) => {}
             }
         }
@@ -160,7 +162,7 @@ impl Index {
         self.known().get(&cached_image_name(image))
     }
 
-    /// What there is to say about an image.
+    /// What there is to say about an image, but for the names of nodes.
     fn image_status(
         &self,
         image: &Image,
@@ -170,7 +172,8 @@ impl Index {
         holdings: &Holdings,
         now: &Time,
     ) -> CachedImageStatus {
-        let old = known.and_then(|known| known.status.clone()).unwrap_or_default();
+        let nothing = CachedImageStatus::default();
+        let old = known.and_then(|known| known.said.as_ref()).map_or(&nothing, |said| &said.status);
         let last_used = match &old.last_used {
             // While pods use it, this is now, but need not be written each time.
             Some(last) if one.pods > 0 && old.pods > 0 && since(last, now) < WRITTEN => Some(last.clone()),
@@ -205,11 +208,7 @@ impl Index {
             unused_since,
             last_checked: old.last_checked.clone(),
             fresh_until: old.fresh_until.clone(),
-            held: Holders {
-                registry,
-                nodes: one.nodes,
-                node_names: one.node_names.iter().map(|node| node.to_string()).collect(),
-            },
+            held: Holders { registry, nodes: one.nodes, node_names: Vec::new() },
             expires,
         };
         match &image.reference {

@@ -9,8 +9,10 @@ use warm::{Standings, Wanted};
 use crate::provision::{SecretKey, SecretProblem};
 
 mod cache;
+mod fits;
 mod known;
 mod node;
+mod part;
 mod pod;
 mod policy;
 mod report;
@@ -20,19 +22,21 @@ mod workload;
 
 pub use cache::CacheKey;
 pub(crate) use cache::reduce as cache_reduced;
-pub use known::KnownImage;
 pub(crate) use known::reduce as known_reduced;
+pub use known::{KnownImage, Said};
 pub use node::KnownNode;
+pub(crate) use node::Node;
 pub(crate) use pod::{Pod, reduce as pod_reduced};
 pub use pod::{PodImages, PodKey};
 pub use policy::KnownPolicy;
+pub(crate) use report::NodeCache;
 #[cfg(test)]
 pub use report::Pulse;
 pub use report::{HeldHere, Report, State};
 pub use texts::Texts;
 pub use upstream::KnownUpstream;
 pub(crate) use upstream::reduce as upstream_reduced;
-pub(crate) use workload::{Template, reduce as workload_reduced};
+pub(crate) use workload::{CronJob, DaemonSet, Deployment, Job, StatefulSet, Template, reduce as workload_reduced};
 pub use workload::{Workload, WorkloadKey};
 
 /// What the API server tells, as far as it matters here. Small: there may be thousands of nodes, each with hundreds of images.

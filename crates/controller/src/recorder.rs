@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::{CachedImage, CachedImageStatus};
+use api::CachedImage;
 use apiserver::{Need, Session, reason};
 use futures_util::future::join_all;
 use kube::Api;
@@ -13,6 +13,7 @@ use warm::cached_image_name;
 
 use crate::FIELD_MANAGER;
 use crate::images::Change;
+use crate::index::Said;
 use crate::metrics::{Metrics, Write};
 
 /// Between two writes to an object at least. Pods come and go all the time, and what is written goes to whoever watches.
@@ -131,7 +132,7 @@ async fn make(session: &Session, change: Change) -> Result<Recorded, String> {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Recorded::Gone(name)),
             Err(error) => Err(failed(error, Need::of::<CachedImage>("delete", None))),
         },
-        Change::Make(image, status) => {
+        Change::Make(image, said) => {
             let name = cached_image_name(&image);
             let object = json!({
                 "apiVersion": "larder.dev/v1alpha1", "kind": "CachedImage",
@@ -140,11 +141,9 @@ async fn make(session: &Session, change: Change) -> Result<Recorded, String> {
             let applied = images.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&object)).await;
             applied.map_err(|error| failed(error, Need::of::<CachedImage>("create, patch", None)))?;
             tracing::debug!(%image, name, "a new image");
-            write(&images, &image, &status).await.map_err(|error| failed(error, status_need()))
+            write(&images, &image, &said).await.map_err(|error| failed(error, status_need()))
         }
-        Change::Write(image, status) => {
-            write(&images, &image, &status).await.map_err(|error| failed(error, status_need()))
-        }
+        Change::Write(image, said) => write(&images, &image, &said).await.map_err(|error| failed(error, status_need())),
     }
 }
 
@@ -152,10 +151,10 @@ fn status_need() -> Need {
     Need::of::<CachedImage>("patch", None).part("status")
 }
 
-async fn write(images: &Api<CachedImage>, image: &Image, status: &CachedImageStatus) -> Result<Recorded, kube::Error> {
+async fn write(images: &Api<CachedImage>, image: &Image, said: &Said) -> Result<Recorded, kube::Error> {
     let name = cached_image_name(image);
     let object = json!({
-        "apiVersion": "larder.dev/v1alpha1", "kind": "CachedImage", "metadata": {"name": name}, "status": status,
+        "apiVersion": "larder.dev/v1alpha1", "kind": "CachedImage", "metadata": {"name": name}, "status": said.whole(),
     });
     // The status is nobody else's: whatever others wrote there is taken over.
     match images.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&object)).await {

@@ -1,14 +1,12 @@
 //! An index as tests feed it.
 
-use api::{ImageCache, NodeCache, WorkloadKind};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Node;
+use api::{ImageCache, WorkloadKind};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use crate::index::{
-    CacheKey, Index, KnownNode, Pod, PodKey, Report, WorkloadKey, cache_reduced, pod_reduced, upstream_reduced,
-    workload_reduced,
+    CacheKey, Deployment, Index, KnownNode, Node, NodeCache, Pod, PodKey, Report, WorkloadKey, cache_reduced,
+    pod_reduced, upstream_reduced, workload_reduced,
 };
 
 /// A moment of the day that all tests are on.
@@ -97,7 +95,7 @@ impl Index {
             "metadata": {"namespace": namespace, "name": name}, "spec": {"containers": containers},
         }))
         .expect("a pod");
-        let (key, images) = pod_reduced(pod, self.texts());
+        let (key, images) = pod_reduced(&pod, self.texts());
         self.apply_pod(key, images);
     }
 

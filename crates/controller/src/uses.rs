@@ -114,17 +114,15 @@ impl Index {
     fn count_holders(&self, uses: &mut HashMap<Image, Use>) {
         let mut all: Vec<(&Image, &mut Use)> = uses.iter_mut().collect();
         let places: HashMap<Image, usize> = all.iter().map(|(image, _)| (*image).clone()).zip(0..).collect();
-        let mut known: HashMap<(*const u8, *const u8), Vec<usize>> = HashMap::new();
+        let mut known: HashMap<*const HeldHere, Vec<usize>> = HashMap::new();
         let mut reports: Vec<_> = self.reports().collect();
         reports.sort_by(|one, other| one.node.cmp(&other.node));
         for report in reports {
             let mut here = Vec::new();
             for held in &report.held {
-                let digest = held.digest.as_ref();
-                let key = (held.image.as_ptr(), digest.map_or(std::ptr::null(), |digest| digest.as_ptr()));
-                for place in known.entry(key).or_insert_with(|| named(held, &places)) {
+                for place in known.entry(Arc::as_ptr(held)).or_insert_with(|| named(held, &places)) {
                     let digests = &mut all[*place].1.digests;
-                    if let Some(digest) = digest.filter(|_| digests.len() < DIGESTS)
+                    if let Some(digest) = held.digest.as_ref().filter(|_| digests.len() < DIGESTS)
                         && !digests.contains(digest)
                     {
                         digests.push(digest.clone());

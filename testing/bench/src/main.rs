@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 mod client;
 mod cluster;
+mod controller;
 mod fanout;
 mod figure;
 mod group;
@@ -38,6 +39,8 @@ enum What {
     Fanout(fanout::Arguments),
     /// One node's pulls and its mirror's answers, beside the same without larder. Needs root.
     Node(node::Arguments),
+    /// The controller of a cluster of 5,000 nodes that are objects alone, with a real API server. Needs root.
+    Controller(controller::Arguments),
     /// Everything.
     All,
 }
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         What::Testbed(TestbedArguments { nodes, rounds, build }) => cluster::run(nodes, rounds, build),
         What::Fanout(arguments) => fanout::run(arguments),
         What::Node(arguments) => node::run(arguments),
+        What::Controller(arguments) => controller::run(arguments),
         What::All => {
             let all =
                 RegistryArguments { repetitions: 5, only: Vec::new(), seconds: 3.0, larder: None, without: Vec::new() };

@@ -100,7 +100,8 @@ fn stat(pid: u32) -> Option<Vec<String>> {
     Some(text.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }
 
-fn ticks(pid: u32) -> f64 {
+/// Processor time of one process so far, in ticks.
+pub(crate) fn ticks(pid: u32) -> f64 {
     sum(pid, 11..13)
 }
 
@@ -114,8 +115,18 @@ fn sum(pid: u32, fields: std::ops::Range<usize>) -> f64 {
     stat.get(fields).into_iter().flatten().filter_map(|field| field.parse::<f64>().ok()).sum()
 }
 
-fn resident(pid: u32) -> f64 {
+/// Resident memory of one process in bytes.
+pub(crate) fn resident(pid: u32) -> f64 {
+    memory(pid, "VmRSS:")
+}
+
+/// The most memory in bytes that has been resident of one process at a time.
+pub(crate) fn most_resident(pid: u32) -> f64 {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, field: &str) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
     line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) * 1024.0
 }

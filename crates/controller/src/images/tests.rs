@@ -20,8 +20,8 @@ fn look(index: &mut Index, holdings: &Holdings, seconds: i64) -> Images {
     for change in images.changes.clone() {
         let name = change.name();
         match change {
-            Change::Make(image, status) | Change::Write(image, status) => {
-                index.apply_known(name, Some(KnownImage { image, generation: None, status: Some(*status) }));
+            Change::Make(image, said) | Change::Write(image, said) => {
+                index.apply_known(name, Some(KnownImage { image, generation: None, said: Some(*said) }));
             }
             Change::Delete(name) => index.apply_known(name, None),
         }
@@ -39,7 +39,7 @@ fn kinds(images: &Images) -> Vec<(&'static str, String)> {
 }
 
 fn status(index: &Index, text: &str) -> CachedImageStatus {
-    index.known()[&cached_image_name(&image(text))].status.clone().unwrap()
+    index.known()[&cached_image_name(&image(text))].said.as_ref().unwrap().whole()
 }
 
 fn nowhere() -> Holdings {
@@ -165,9 +165,9 @@ fn what_a_tag_means_comes_from_whoever_asked_last_and_is_written_when_it_moves()
         let changes = index.images(&facts, holdings, &later(seconds)).changes;
         let changed = !changes.is_empty();
         for change in changes {
-            if let Change::Make(image, status) | Change::Write(image, status) = change {
+            if let Change::Make(image, said) | Change::Write(image, said) = change {
                 let name = cached_image_name(&image);
-                index.apply_known(name, Some(KnownImage { image, generation: None, status: Some(*status) }));
+                index.apply_known(name, Some(KnownImage { image, generation: None, said: Some(*said) }));
             }
         }
         let status = status(&index, "quay.io/a:1");
@@ -201,8 +201,9 @@ fn whether_the_origin_has_it_is_told() {
         let fact = Fact { failure: Some(failure(reason)), ..Fact::default() };
         let facts = HashMap::from([(image("quay.io/a:1"), fact)]);
         let images = index.images(&facts, &nowhere(), &at(0, 0));
-        let Change::Make(_, status) = &images.changes[0] else { panic!("it is new") };
-        assert_eq!((&*status.conditions[0].status, &*status.conditions[0].reason), (expected, reason));
+        let Change::Make(_, said) = &images.changes[0] else { panic!("it is new") };
+        let condition = &said.status.conditions[0];
+        assert_eq!((&*condition.status, &*condition.reason), (expected, reason));
     }
 }
 
@@ -210,7 +211,7 @@ fn whether_the_origin_has_it_is_told() {
 fn what_others_made_goes() {
     let mut index = Index::default();
     index.pod("shop/a", &["quay.io/a:1"]);
-    let wrong = KnownImage { image: image("quay.io/a:1"), generation: None, status: None };
+    let wrong = KnownImage { image: image("quay.io/a:1"), generation: None, said: None };
     index.apply_known("by-hand".into(), Some(wrong));
     let kinds = kinds(&look(&mut index, &nowhere(), 0));
     assert_eq!(kinds, [("make", "quay.io/a:1".to_owned()), ("delete", "by-hand".to_owned())]);
@@ -294,7 +295,7 @@ proptest! {
                 prop_assert_eq!(kept, count + templates > 0);
                 let known = index.known().get(&cached_image_name(&image(&name(n))));
                 prop_assert!(known.is_some() || count + templates == 0);
-                if let Some(status) = known.and_then(|known| known.status.as_ref()) {
+                if let Some(status) = known.and_then(|known| known.said.as_ref()).map(|said| &said.status) {
                     prop_assert_eq!((status.pods as usize, status.workloads as usize), (count, templates));
                     prop_assert!(status.expires.as_ref().is_none_or(|expires| *expires > later(now)));
                 }

@@ -1,7 +1,30 @@
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::Deserialize;
 
 use super::Texts;
+use super::part::{AllLabels, Part};
+
+/// A node, of which no more is read than what is kept: most of it is the images that kubelet tells of.
+pub type Node = Part<v1::Node, AllLabels, NodeSpec, NodeStatus>;
+
+/// What keeps pods off a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeSpec {
+    taints: Option<Vec<v1::Taint>>,
+}
+
+/// How a node is.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeStatus {
+    conditions: Option<Vec<NodeCondition>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct NodeCondition {
+    r#type: String,
+    status: String,
+}
 
 /// What is kept of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,17 +41,18 @@ pub struct KnownNode {
 
 impl KnownNode {
     /// Of a node as the API server has it.
-    pub fn of(node: &v1::Node, texts: &mut Texts) -> KnownNode {
-        let labels = node.metadata.labels.iter().flatten();
-        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    pub fn of(node: &Node, texts: &mut Texts) -> KnownNode {
+        let metadata = node.metadata();
+        let labels = metadata.labels.iter().flatten();
+        let taints = node.spec.taints.iter().flatten();
         let kept = warm::Node {
-            name: texts.text(node.metadata.name.as_deref().unwrap_or_default()),
+            name: texts.text(metadata.name.as_deref().unwrap_or_default()),
             labels: labels.map(|(key, value)| (texts.text(key), texts.text(value))).collect(),
             taints: taints.map(warm::Taint::from).collect(),
         };
-        let uid = node.metadata.uid.as_deref().filter(|_| kept.is_warming()).map(Box::from);
-        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let away = conditions.into_iter().any(|one| one.type_ == "Ready" && one.status != "True");
-        KnownNode { node: kept, created: node.metadata.creation_timestamp.clone(), uid, away }
+        let uid = metadata.uid.as_deref().filter(|_| kept.is_warming()).map(Box::from);
+        let mut conditions = node.status.conditions.iter().flatten();
+        let away = conditions.any(|one| one.r#type == "Ready" && one.status != "True");
+        KnownNode { node: kept, created: metadata.creation_timestamp.clone(), uid, away }
     }
 }

@@ -1,25 +1,18 @@
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use kube::Resource;
-use kube::api::ObjectMeta;
-use kube::core::NamespaceResourceScope;
-use serde::{Deserialize, Deserializer};
+use k8s_openapi::api::core::v1;
+use serde::Deserialize;
 
 use super::Texts;
+use super::part::{Nothing, Part};
 
 /// A pod, of which no more is read than what is kept: there may be hundreds of thousands, and each changes often.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct Pod {
-    #[serde(deserialize_with = "name_alone")]
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Spec,
-}
+pub type Pod = Part<v1::Pod, Nothing, PodSpec>;
 
+/// What of a pod, or of a template of pods, names images.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Spec {
+pub struct PodSpec {
     init_containers: Option<Vec<Container>>,
     containers: Option<Vec<Container>>,
     ephemeral_containers: Option<Vec<Container>>,
@@ -41,45 +34,13 @@ struct ImageVolume {
     reference: Option<String>,
 }
 
-fn name_alone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase", default)]
-    #[derive(Default)]
-    struct Name {
-        name: Option<String>,
-        namespace: Option<String>,
-        resource_version: Option<String>,
-    }
-    let Name { name, namespace, resource_version } = Name::deserialize(deserializer)?;
-    Ok(ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() })
-}
-
-impl Resource for Pod {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Pod".into()
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "pods".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
+impl PodSpec {
+    /// The images as they are written there, in their order.
+    pub(super) fn images(&self) -> impl Iterator<Item = &str> {
+        let containers = [&self.init_containers, &self.containers, &self.ephemeral_containers];
+        let containers = containers.into_iter().flatten().flatten().filter_map(|one| one.image.as_deref());
+        let volumes = self.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
+        containers.chain(volumes).filter(|image| !image.is_empty())
     }
 }
 
@@ -97,17 +58,13 @@ pub struct PodKey {
 pub type PodImages = Arc<[Arc<str>]>;
 
 /// What is kept of a pod.
-pub fn reduce(pod: Pod, texts: &mut Texts) -> (PodKey, PodImages) {
-    let Pod { metadata, spec } = pod;
+pub fn reduce(pod: &Pod, texts: &mut Texts) -> (PodKey, PodImages) {
+    let metadata = pod.metadata();
     let key = PodKey {
         namespace: texts.text(metadata.namespace.as_deref().unwrap_or_default()),
-        name: metadata.name.unwrap_or_default().into(),
+        name: metadata.name.as_deref().unwrap_or_default().into(),
     };
-    let containers = [spec.init_containers, spec.containers, spec.ephemeral_containers];
-    let containers = containers.iter().flatten().flatten().filter_map(|one| one.image.as_deref());
-    let volumes = spec.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
-    let mut images: Vec<Arc<str>> =
-        containers.chain(volumes).filter(|image| !image.is_empty()).map(|image| texts.text(image)).collect();
+    let mut images: Vec<Arc<str>> = pod.spec.images().map(|image| texts.text(image)).collect();
     images.sort();
     images.dedup();
     (key, texts.list(images))
@@ -136,12 +93,12 @@ mod tests {
             .unwrap()
         };
         let mut texts = Texts::default();
-        let (key, images) = reduce(pod("a"), &mut texts);
+        let (key, images) = reduce(&pod("a"), &mut texts);
         assert_eq!((&*key.namespace, &*key.name), ("shop", "a"));
         assert_eq!(images.iter().map(|image| &**image).collect::<Vec<_>>(), ["app:1", "debug:1", "init:1", "model:1"]);
-        let (_, others) = reduce(pod("b"), &mut texts);
+        let (_, others) = reduce(&pod("b"), &mut texts);
         assert!(Arc::ptr_eq(&images, &others));
         let gone: Pod = serde_json::from_value(json!({"metadata": {"name": "x", "namespace": "y"}})).unwrap();
-        assert!(reduce(gone, &mut texts).1.is_empty());
+        assert!(reduce(&gone, &mut texts).1.is_empty());
     }
 }

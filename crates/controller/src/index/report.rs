@@ -1,10 +1,63 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use api::{NodeCache, NodeCacheStatus, NodeImageState, WAITS_FOR_TURN, conditions};
+use api::{NodeImageState, WAITS_FOR_TURN, conditions};
+use serde::Deserialize;
 use warm::Turns;
 
 use super::Texts;
+use super::fits::Fits;
+use super::part::{Nothing, Part};
+
+/// A NodeCache, of which no more is read than what is kept: there are thousands, each with many images.
+pub type NodeCache = Part<api::NodeCache, Nothing, Nothing, Fits<Status>>;
+
+/// What an agent says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    conditions: Fits<Vec<Fits<Condition>>>,
+    images: Fits<Vec<Fits<NodeImage>>>,
+    turns: Fits<NodeTurns>,
+    bytes: Fits<NodeBytes>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    r#type: Fits<String>,
+    status: Fits<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeImage {
+    image: Fits<String>,
+    digest: Fits<String>,
+    state: Fits<NodeImageState>,
+    bytes: Fits<u64>,
+    last_used: Fits<String>,
+    reason: Fits<String>,
+    message: Fits<String>,
+    attempts: Fits<u32>,
+    given_up: Fits<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeTurns {
+    cluster: Fits<bool>,
+    image_caches: Fits<Vec<Fits<String>>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeBytes {
+    images: Fits<u64>,
+    store: Fits<u64>,
+    capacity: Fits<u64>,
+    available: Fits<u64>,
+}
 
 /// What is kept of a NodeCache: how the wanted images are on its node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +75,7 @@ pub struct Report {
     /// Why some failed, by their places.
     failures: Box<[(u32, Failure)]>,
     /// What the node has, wanted or not.
-    pub held: Box<[HeldHere]>,
+    pub held: Box<[Arc<HeldHere>]>,
     /// What it may pull of that which only some nodes may at once.
     pub turns: Turns,
     /// Another one whenever the agent has said something.
@@ -43,25 +96,35 @@ impl PartialEq for Pulse {
 impl Eq for Pulse {}
 
 impl Pulse {
-    fn of(status: &NodeCacheStatus) -> Pulse {
+    fn of(status: &Status) -> Pulse {
         let mut hasher = DefaultHasher::new();
-        let bytes = &status.bytes;
-        (bytes.images, bytes.store, bytes.capacity, bytes.available, status.conditions.len()).hash(&mut hasher);
-        for image in &status.images {
-            let used = image.last_used.as_ref().map(|time| time.0.as_second());
-            (image.state as u8, &image.digest, &image.reason, image.attempts, image.bytes, used).hash(&mut hasher);
+        if let Some(bytes) = &status.bytes.0 {
+            (bytes.images.0, bytes.store.0, bytes.capacity.0, bytes.available.0).hash(&mut hasher);
+        }
+        status.conditions.each().count().hash(&mut hasher);
+        for image in status.images.each() {
+            let state = image.state.0.map(|state| state as u8);
+            (state, image.digest.text(), image.reason.text(), image.attempts.0).hash(&mut hasher);
+            (image.bytes.0, image.last_used.text()).hash(&mut hasher);
         }
         Pulse(hasher.finish())
     }
 }
 
-/// An image that a node has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An image that nodes have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HeldHere {
     /// As the runtime names it.
     pub image: Arc<str>,
     /// The digest of its manifest, where the node says it.
     pub digest: Option<Arc<str>>,
+}
+
+impl From<&NodeTurns> for Turns {
+    fn from(turns: &NodeTurns) -> Turns {
+        let caches = turns.image_caches.each().cloned().collect();
+        Turns { cluster: turns.cluster.0 == Some(true), caches }
+    }
 }
 
 /// How a wanted image is on a node.
@@ -91,37 +154,32 @@ pub struct Failure {
 impl Report {
     /// Of a NodeCache as the API server has it.
     pub fn of(cache: &NodeCache, texts: &mut Texts) -> Report {
-        let node = texts.text(cache.metadata.name.as_deref().unwrap_or_default());
-        let owners = cache.metadata.owner_references.iter().flatten();
+        let metadata = cache.metadata();
+        let node = texts.text(metadata.name.as_deref().unwrap_or_default());
+        let owners = metadata.owner_references.iter().flatten();
         let owner = owners.filter(|owner| owner.kind == "Node").map(|owner| owner.uid.as_str().into()).next();
-        let Some(status) = &cache.status else { return Report { node, owner, ..Report::default() } };
-        let mut images: Vec<(Arc<str>, State, Option<Failure>)> = status
-            .images
-            .iter()
-            .filter_map(|image| {
-                let state = match image.state {
-                    NodeImageState::Present => return None,
-                    NodeImageState::Warm => State::Warm,
-                    NodeImageState::Wanted if image.reason.as_deref() == Some(WAITS_FOR_TURN) => State::Waits,
-                    NodeImageState::Wanted | NodeImageState::Pulling => State::Coming,
-                    NodeImageState::Failed if image.given_up => State::GivenUp,
-                    NodeImageState::Failed => State::Failed,
-                };
-                let failure = (image.state == NodeImageState::Failed).then(|| Failure {
-                    reason: texts.text(image.reason.as_deref().unwrap_or("Failed")),
-                    message: texts.text(image.message.as_deref().unwrap_or("the node does not say why")),
-                });
-                Some((texts.text(&image.image), state, failure))
-            })
-            .collect();
-        let here =
-            status.images.iter().filter(|image| matches!(image.state, NodeImageState::Present | NodeImageState::Warm));
-        let mut held: Vec<HeldHere> = here
-            .map(|image| HeldHere {
-                image: texts.text(&image.image),
-                digest: image.digest.as_deref().map(|digest| texts.text(digest)),
-            })
-            .collect();
+        let Some(status) = &cache.status.0 else { return Report { node, owner, ..Report::default() } };
+        let mut images: Vec<(Arc<str>, State, Option<Failure>)> = Vec::new();
+        let mut held = Vec::new();
+        for image in status.images.each() {
+            let (Some(name), Some(state)) = (image.image.text(), image.state.0) else { continue };
+            if matches!(state, NodeImageState::Present | NodeImageState::Warm) {
+                held.push(texts.held(name, image.digest.text()));
+            }
+            let state = match state {
+                NodeImageState::Present => continue,
+                NodeImageState::Warm => State::Warm,
+                NodeImageState::Wanted if image.reason.text() == Some(WAITS_FOR_TURN) => State::Waits,
+                NodeImageState::Wanted | NodeImageState::Pulling => State::Coming,
+                NodeImageState::Failed if image.given_up.0 == Some(true) => State::GivenUp,
+                NodeImageState::Failed => State::Failed,
+            };
+            let failure = matches!(state, State::Failed | State::GivenUp).then(|| Failure {
+                reason: texts.text(image.reason.text().unwrap_or("Failed")),
+                message: texts.text(image.message.text().unwrap_or("the node does not say why")),
+            });
+            images.push((texts.text(name), state, failure));
+        }
         held.sort_by(|one, other| one.image.cmp(&other.image));
         images.sort_by(|one, other| one.0.cmp(&other.0));
         images.dedup_by(|later, earlier| later.0 == earlier.0);
@@ -129,8 +187,9 @@ impl Report {
         let numbered = images.iter_mut().zip(0..);
         let failures = numbered.filter_map(|((_, _, failure), place)| Some((place, failure.take()?))).collect();
         let images = texts.list(images.into_iter().map(|(image, ..)| image).collect());
-        let ready = conditions::holds(&status.conditions, conditions::READY, None);
-        let turns = status.turns.as_ref().map(Turns::from).unwrap_or_default();
+        let holds = |one: &Condition| one.r#type.text() == Some(conditions::READY) && one.status.text() == Some("True");
+        let ready = status.conditions.each().any(holds);
+        let turns = status.turns.0.as_ref().map(Turns::from).unwrap_or_default();
         Report { node, owner, ready, images, states, failures, held: held.into(), turns, pulse: Pulse::of(status) }
     }
 
@@ -209,7 +268,31 @@ mod tests {
         assert_eq!(held, ["quay.io/a:1", "quay.io/p:1"]);
         let other = Report::of(&cache("node-2", "Wanted"), &mut texts);
         assert!(Arc::ptr_eq(report.images(), other.images()));
-        let new = Report::of(&NodeCache::default(), &mut texts);
-        assert!(!new.ready && new.images().is_empty());
+        let new: NodeCache = serde_json::from_value(json!({"metadata": {"name": "node-3"}})).unwrap();
+        let new = Report::of(&new, &mut texts);
+        assert!(!new.ready && new.images().is_empty() && &*new.node == "node-3");
+    }
+
+    #[test]
+    fn of_what_another_version_wrote_counts_what_can_be_read() {
+        let cache = |status: serde_json::Value| -> NodeCache {
+            serde_json::from_value(json!({"metadata": {"name": "node-1"}, "status": status})).unwrap()
+        };
+        let mut texts = Texts::default();
+        let strange = Report::of(&cache(json!(["a", 1])), &mut texts);
+        assert!(!strange.ready && strange.images().is_empty() && &*strange.node == "node-1");
+        let strange = Report::of(
+            &cache(json!({
+                "conditions": {"Ready": true}, "bytes": 7, "turns": {"cluster": true, "imageCaches": ["a/b", 1]},
+                "images": [
+                    "quay.io/text:1", {"image": 1, "state": "Warm"}, {"image": "quay.io/new:1", "state": "Thawing"},
+                    {"image": "quay.io/a:1", "state": "Failed", "attempts": -1, "message": ["no"], "givenUp": "yes"},
+                ],
+            })),
+            &mut texts,
+        );
+        assert_eq!((strange.ready, strange.states()), (false, &[State::Failed][..]));
+        assert_eq!(strange.failure(0).map(|failure| &*failure.reason), Some("Failed"));
+        assert_eq!((strange.turns.cluster, strange.turns.caches.len()), (true, 1));
     }
 }

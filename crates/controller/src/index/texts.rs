@@ -1,11 +1,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Texts, and lists of them, that thousands of objects have in common: each is kept once.
+use super::HeldHere;
+
+/// Texts, lists of them, and images that nodes have, which thousands of objects have in common: each is kept once.
 #[derive(Debug, Default)]
 pub struct Texts {
     texts: HashSet<Arc<str>>,
     lists: HashSet<Arc<[Arc<str>]>>,
+    held: HashSet<Arc<HeldHere>>,
     /// What nobody has any more is let go when there are so many.
     sweep_at: usize,
 }
@@ -36,13 +39,30 @@ impl Texts {
         list
     }
 
+    /// The one image of this name and digest.
+    pub fn held(&mut self, image: &str, digest: Option<&str>) -> Arc<HeldHere> {
+        let held = HeldHere { image: self.text(image), digest: digest.map(|digest| self.text(digest)) };
+        if let Some(known) = self.held.get(&held) {
+            return known.clone();
+        }
+        self.sweep();
+        let held = Arc::new(held);
+        self.held.insert(held.clone());
+        held
+    }
+
+    fn len(&self) -> usize {
+        self.texts.len() + self.lists.len() + self.held.len()
+    }
+
     fn sweep(&mut self) {
-        if self.texts.len() + self.lists.len() < self.sweep_at.max(FEW) {
+        if self.len() < self.sweep_at.max(FEW) {
             return;
         }
+        self.held.retain(|held| Arc::strong_count(held) > 1);
         self.lists.retain(|list| Arc::strong_count(list) > 1);
         self.texts.retain(|text| Arc::strong_count(text) > 1);
-        self.sweep_at = 2 * (self.texts.len() + self.lists.len());
+        self.sweep_at = 2 * self.len();
     }
 }
 
@@ -51,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_texts_and_lists_are_one() {
+    fn what_is_equal_is_one() {
         let mut texts = Texts::default();
         let (one, other) = (texts.text("a"), texts.text("a"));
         assert!(Arc::ptr_eq(&one, &other));
@@ -59,6 +79,9 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &second));
         let other = texts.text("b");
         assert!(!Arc::ptr_eq(&first, &texts.list(vec![one, other])));
+        let (first, second) = (texts.held("a", Some("b")), texts.held("a", Some("b")));
+        assert!(Arc::ptr_eq(&first, &second) && first.image.as_ptr() == texts.text("a").as_ptr());
+        assert!(!Arc::ptr_eq(&first, &texts.held("a", None)));
     }
 
     #[test]
@@ -66,9 +89,9 @@ mod tests {
         let mut texts = Texts::default();
         let kept = texts.text("kept");
         for number in 0..10 * FEW {
-            texts.text(&number.to_string());
+            texts.held(&number.to_string(), None);
         }
-        assert!(texts.texts.len() <= 2 * FEW, "{}", texts.texts.len());
+        assert!(texts.len() <= 2 * FEW, "{}", texts.len());
         assert!(Arc::ptr_eq(&kept, &texts.text("kept")));
     }
 }

@@ -1,14 +1,15 @@
 use std::sync::Arc;
 
 use api::WorkloadKind;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
+use k8s_openapi::api::{apps, batch};
 use kube::api::ObjectMeta;
 use oci::ImageError;
+use serde::Deserialize;
 use warm::Labels;
 
 use super::Texts;
+use super::part::{AllLabels, Part};
+use super::pod::PodSpec;
 
 /// Which workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,28 +62,72 @@ pub fn reduce<K: Template>(object: &K, texts: &mut Texts) -> (WorkloadKey, Optio
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let key = WorkloadKey { kind: K::KIND, namespace: text(&meta.namespace), name: text(&meta.name) };
     let workload = pod.map(|pod| {
-        let containers = pod.init_containers.iter().flatten().chain(&pod.containers);
-        let volumes = pod.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
-        let images = containers.filter_map(|container| container.image.as_deref()).chain(volumes);
-        let images = images.filter(|image| !image.is_empty());
         let labels = meta.labels.iter().flatten();
         Workload {
-            images: images.map(|image| texts.text(image)).collect(),
+            images: pod.images().map(|image| texts.text(image)).collect(),
             labels: labels.map(|(key, value)| (texts.text(key), texts.text(value))).collect(),
         }
     });
     (key, workload)
 }
 
-fn pod(template: &PodTemplateSpec) -> Option<&PodSpec> {
-    template.spec.as_ref()
+/// A Deployment.
+pub type Deployment = Part<apps::v1::Deployment, AllLabels, Makes>;
+/// A StatefulSet.
+pub type StatefulSet = Part<apps::v1::StatefulSet, AllLabels, Makes>;
+/// A DaemonSet.
+pub type DaemonSet = Part<apps::v1::DaemonSet, AllLabels, Makes>;
+/// A Job.
+pub type Job = Part<batch::v1::Job, AllLabels, Makes, JobStatus>;
+/// A CronJob.
+pub type CronJob = Part<batch::v1::CronJob, AllLabels, MakesJobs>;
+
+/// What makes pods.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Makes {
+    template: Option<PodTemplate>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct PodTemplate {
+    spec: Option<PodSpec>,
+}
+
+/// What makes Jobs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MakesJobs {
+    job_template: Option<JobTemplate>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct JobTemplate {
+    spec: Option<Makes>,
+}
+
+/// How a Job is.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct JobStatus {
+    conditions: Option<Vec<JobCondition>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct JobCondition {
+    r#type: String,
+    status: String,
+}
+
+impl Makes {
+    fn pod(&self) -> Option<&PodSpec> {
+        self.template.as_ref()?.spec.as_ref()
+    }
 }
 
 impl Template for Deployment {
     const KIND: WorkloadKind = WorkloadKind::Deployment;
 
     fn parts(&self) -> (&ObjectMeta, Option<&PodSpec>) {
-        (&self.metadata, pod(&self.spec.template))
+        (self.metadata(), self.spec.pod())
     }
 }
 
@@ -90,7 +135,7 @@ impl Template for StatefulSet {
     const KIND: WorkloadKind = WorkloadKind::StatefulSet;
 
     fn parts(&self) -> (&ObjectMeta, Option<&PodSpec>) {
-        (&self.metadata, pod(&self.spec.template))
+        (self.metadata(), self.spec.pod())
     }
 }
 
@@ -98,7 +143,7 @@ impl Template for DaemonSet {
     const KIND: WorkloadKind = WorkloadKind::DaemonSet;
 
     fn parts(&self) -> (&ObjectMeta, Option<&PodSpec>) {
-        (&self.metadata, pod(&self.spec.template))
+        (self.metadata(), self.spec.pod())
     }
 }
 
@@ -106,11 +151,10 @@ impl Template for Job {
     const KIND: WorkloadKind = WorkloadKind::Job;
 
     fn parts(&self) -> (&ObjectMeta, Option<&PodSpec>) {
-        let conditions = self.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mut conditions = self.status.conditions.iter().flatten();
         // A Job that has ended makes no pods any more, and there may be very many.
-        let ended =
-            conditions.into_iter().any(|one| matches!(&*one.type_, "Complete" | "Failed") && one.status == "True");
-        (&self.metadata, self.spec.as_ref().filter(|_| !ended).and_then(|spec| pod(&spec.template)))
+        let ended = conditions.any(|one| matches!(&*one.r#type, "Complete" | "Failed") && one.status == "True");
+        (self.metadata(), self.spec.pod().filter(|_| !ended))
     }
 }
 
@@ -118,8 +162,8 @@ impl Template for CronJob {
     const KIND: WorkloadKind = WorkloadKind::CronJob;
 
     fn parts(&self) -> (&ObjectMeta, Option<&PodSpec>) {
-        let job = self.spec.job_template.spec.as_ref();
-        (&self.metadata, job.and_then(|job| pod(&job.template)))
+        let job = self.spec.job_template.as_ref().and_then(|template| template.spec.as_ref());
+        (self.metadata(), job.and_then(Makes::pod))
     }
 }
 
@@ -152,9 +196,12 @@ mod tests {
         assert_eq!(images(reduce(&daemons, &mut texts)), 3);
         assert_eq!(images(reduce(&cron, &mut texts)), 3);
 
-        let mut job: Job = serde_json::from_value(simple).unwrap();
-        assert_eq!(images(reduce(&job, &mut texts)), 3);
-        job.status = serde_json::from_value(json!({"conditions": [{"type": "Complete", "status": "True"}]})).unwrap();
+        let mut job = simple;
+        job["status"] = json!({"conditions": [{"type": "Complete", "status": "False"}]});
+        let running: Job = serde_json::from_value(job.clone()).unwrap();
+        assert_eq!(images(reduce(&running, &mut texts)), 3);
+        job["status"]["conditions"][0]["status"] = "True".into();
+        let job: Job = serde_json::from_value(job).unwrap();
         assert!(reduce(&job, &mut texts).1.is_none(), "it has ended");
     }
 }
