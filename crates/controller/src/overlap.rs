@@ -7,11 +7,13 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Node;
 use oci::Image;
 use proptest::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use warm::{Plan, Standing, Standings, Wanted, selects};
 
 use crate::gate::Release;
-use crate::index::{CacheKey, Index, KnownNode, Report, Texts, cache_reduced, workload_reduced};
+use crate::index::{self, CacheKey, Index, KnownNode, Report, Texts, cache_reduced, workload_reduced};
 use crate::sample::{at, key};
 use crate::tags::Tags;
 
@@ -47,6 +49,11 @@ enum Step {
     Gate(u64),
     /// It dies, and another one begins from what the API server has.
     Die,
+}
+
+/// An object as the controller reads it of the API server's answer.
+fn read<T: DeserializeOwned>(object: &impl Serialize) -> T {
+    serde_json::to_value(object).and_then(serde_json::from_value).expect("it can be read")
 }
 
 fn image(number: usize) -> String {
@@ -200,7 +207,7 @@ impl World {
     }
 
     fn put_node(&mut self, name: &str, node: Node) {
-        let known = KnownNode::of(&node, self.index.texts());
+        let known = KnownNode::of(&read(&node), self.index.texts());
         self.index.apply_node(known);
         self.nodes.insert(name.to_owned(), node);
     }
@@ -215,7 +222,7 @@ impl World {
             "spec": {"selector": {}, "template": {"spec": {"containers": containers}}},
         }))
         .expect("a Deployment");
-        let (key, workload) = workload_reduced(&deployment, self.index.texts());
+        let (key, workload) = workload_reduced::<index::Deployment>(&read(&deployment), self.index.texts());
         self.index.apply_workload(key, workload.filter(|_| images.is_some()));
         match images {
             Some(_) => drop(self.workloads.insert(name, deployment)),
@@ -224,7 +231,7 @@ impl World {
     }
 
     fn node(&self, name: &str) -> Option<warm::Node> {
-        self.nodes.get(name).map(|node| KnownNode::of(node, &mut Texts::default()).node)
+        self.nodes.get(name).map(|node| KnownNode::of(&read(node), &mut Texts::default()).node)
     }
 
     /// What a node is to have by what the API server says now.
@@ -256,7 +263,7 @@ impl World {
             "status": {"conditions": [ready], "images": images},
         }))
         .expect("a NodeCache");
-        let report = Report::of(&told, self.index.texts());
+        let report = Report::of(&read(&told), self.index.texts());
         self.index.apply_report(report);
         self.told.insert(name.to_owned(), told);
     }
@@ -323,14 +330,18 @@ impl World {
     fn die(&mut self) {
         self.lives += 1;
         let mut index = Index::default();
-        let nodes = self.nodes.values().map(|node| KnownNode::of(node, index.texts())).collect();
+        let nodes = self.nodes.values().map(|node| KnownNode::of(&read(node), index.texts())).collect();
         index.replace_nodes(nodes);
-        let reports = self.told.values().map(|told| Report::of(told, index.texts())).collect();
+        let reports = self.told.values().map(|told| Report::of(&read(told), index.texts())).collect();
         index.replace_reports(reports);
         index.replace_caches(
             self.caches.iter().map(|(key, cache)| (key.clone(), cache_reduced(cache.clone()))).collect(),
         );
-        let workloads = self.workloads.values().map(|one| workload_reduced(one, index.texts())).collect();
+        let workloads = self
+            .workloads
+            .values()
+            .map(|one| workload_reduced::<index::Deployment>(&read(one), index.texts()))
+            .collect();
         index.replace_workloads(api::WorkloadKind::Deployment, workloads);
         index.set_policy(self.has_policy.then(|| self.policy.clone()));
         self.index = index;
