@@ -20,9 +20,13 @@ use crate::serving;
 use crate::upstreams::{Endpoints, Following};
 use crate::watchdog::Watchdog;
 
+/// The threads beside the first, which decides and writes. Each has free memory of its own: with one for each processor of a large machine, that would
+/// be most of what the controller has.
+const THREADS: usize = 2;
+
 /// Runs `larder controller`.
 pub fn run(args: &ControllerArgs) -> Result<ExitCode, Failure> {
-    serving::run_as(|| Config::load_controller(args), args.check, control)
+    serving::run_as(|| Config::load_controller(args), args.check, Some(THREADS), control)
 }
 
 /// Does a controller's work until a signal.

@@ -30,13 +30,14 @@ const BLOCKING_IDLE: Duration = Duration::from_secs(5);
 
 /// Runs a role that serves, until a signal.
 pub fn run(load: impl FnOnce() -> Result<Config, Failure>, check: bool) -> Result<ExitCode, Failure> {
-    run_as(load, check, serve)
+    run_as(load, check, None, serve)
 }
 
-/// Runs a role, whose work is `role`, until a signal.
+/// Runs a role, whose work is `role`, until a signal, on so many threads beside the first; on one for each processor if not given.
 pub fn run_as<F: Future<Output = anyhow::Result<()>>>(
     load: impl FnOnce() -> Result<Config, Failure>,
     check: bool,
+    threads: Option<usize>,
     role: impl FnOnce(Config) -> F,
 ) -> Result<ExitCode, Failure> {
     // Before the configuration is read, whose defaults depend on it.
@@ -68,13 +69,12 @@ pub fn run_as<F: Future<Output = anyhow::Result<()>>>(
     for expired in &config.expired {
         tracing::error!("{expired}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("larder")
-        .max_blocking_threads(BLOCKING_THREADS)
-        .thread_keep_alive(BLOCKING_IDLE)
-        .build()
-        .context("cannot start threads")?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().thread_name("larder").max_blocking_threads(BLOCKING_THREADS).thread_keep_alive(BLOCKING_IDLE);
+    if let Some(threads) = threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime.build().context("cannot start threads")?;
     let ended = runtime.block_on(role(config));
     // Nothing is left to wait for but reads of a disk that does not answer.
     runtime.shutdown_timeout(Duration::from_secs(1));
