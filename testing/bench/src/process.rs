@@ -120,6 +120,16 @@ pub(crate) fn resident(pid: u32) -> f64 {
     memory(pid, "VmRSS:")
 }
 
+/// Of that, what is its own: nothing that is also in a file.
+pub(crate) fn resident_own(pid: u32) -> f64 {
+    memory(pid, "RssAnon:")
+}
+
+/// Of that, pages of files, such as the program's own: the kernel can take them back, and reads them again when they are needed.
+pub(crate) fn resident_of_files(pid: u32) -> f64 {
+    memory(pid, "RssFile:")
+}
+
 /// The most memory in bytes that has been resident of one process at a time.
 pub(crate) fn most_resident(pid: u32) -> f64 {
     memory(pid, "VmHWM:")

@@ -1,9 +1,12 @@
 //! What there is in a large cluster, as objects: nodes as kubelet reports them, NodeCaches as agents write them, workloads and their pods,
 //! and ImageCaches.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use api::NodeCacheStatus;
 use serde_json::{Value, json};
+
+use super::node_cache;
+use super::requests::{Body, Server};
 
 /// Groups of nodes that have the same label, and the same ImageCaches.
 const POOLS: usize = 20;
@@ -29,8 +32,17 @@ const TOLD_BY_KUBELET: usize = 50;
 /// Namespaces of the workloads and the ImageCaches.
 const TEAMS: usize = 10;
 
+/// The node that has an agent. All others are objects alone.
+pub(super) const REAL: &str = "real";
+
+/// The label by which it comes to be selected by an ImageCache that selects no other.
+pub(super) const LATE: (&str, &str) = ("larder-bench", "late");
+
+/// How many images are wanted on all nodes, before the edit.
+pub(super) const FOR_ALL: usize = IMAGES_OF_CACHE - 1;
+
 /// The field manager of agents.
-pub(super) const AGENT: &str = "larder-node";
+const AGENT: &str = "larder-node";
 
 /// Where all images are, each a tag of it.
 pub(super) const REPOSITORY: &str = "acme/app";
@@ -46,7 +58,17 @@ pub(super) enum Added {
     Warm,
 }
 
-/// How large the cluster is.
+/// The image that the ImageCache for all nodes is given by the edit.
+pub(super) fn edited_image() -> String {
+    image(IMAGES - 1)
+}
+
+/// The image of the ImageCache that selects the one node by its label.
+pub(super) fn late_image() -> String {
+    image(0)
+}
+
+/// How large the cluster is, beside the one node that is real.
 #[derive(Clone)]
 pub(super) struct Population {
     pub(super) nodes: usize,
@@ -81,8 +103,42 @@ pub(super) struct Cache {
 }
 
 impl Population {
+    /// Makes all of it.
+    pub(super) async fn make(&self, api: &Server) -> Result<()> {
+        Server::each(self.nodes, async |node| {
+            let made = api.write("/api/v1/nodes", Body::Object, &self.node(node)).await?;
+            let uid = made["metadata"]["uid"].as_str().context("a node has a uid")?;
+            let path = node_cache(&node_name(node));
+            api.write(&path, Body::Applied(AGENT), &Population::node_cache(node, uid)).await?;
+            self.report_to(api, node, Added::No).await
+        })
+        .await?;
+        Server::each(IMAGES, async |number| {
+            let (namespace, object) = self.deployment(number);
+            let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments");
+            api.write(&path, Body::Object, &object).await.map(drop)
+        })
+        .await?;
+        Server::each(self.pods, async |number| {
+            let (namespace, object) = self.pod(number);
+            api.write(&format!("/api/v1/namespaces/{namespace}/pods"), Body::Object, &object).await.map(drop)
+        })
+        .await?;
+        for cache in self.caches().into_iter().chain([self.late(0)]) {
+            let path = format!("/apis/larder.dev/v1alpha1/namespaces/{}/imagecaches", cache.namespace);
+            api.write(&path, Body::Object, &cache.object).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what an agent says.
+    pub(super) async fn report_to(&self, api: &Server, node: usize, added: Added) -> Result<()> {
+        let path = format!("{}/status", node_cache(&node_name(node)));
+        api.write(&path, Body::Applied(AGENT), &self.report(node, added)?).await.map(drop)
+    }
+
     /// A Node as kubelet reports it.
-    pub(super) fn node(&self, node: usize) -> Value {
+    fn node(&self, node: usize) -> Value {
         let name = node_name(node);
         let condition = |kind: &str, status: &str| {
             json!({
@@ -138,7 +194,7 @@ impl Population {
     }
 
     /// What an agent makes first.
-    pub(super) fn node_cache(node: usize, uid: &str) -> Value {
+    fn node_cache(node: usize, uid: &str) -> Value {
         let name = node_name(node);
         let owner = json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid});
         json!({
@@ -147,12 +203,12 @@ impl Population {
     }
 
     /// What an agent says when all is ready that its ImageCaches want, but for what `added` says.
-    pub(super) fn report(&self, node: usize, added: Added) -> Result<Value> {
+    fn report(&self, node: usize, added: Added) -> Result<Value> {
         let wanted_by_pool = caches_of(node % POOLS) * IMAGES_OF_CACHE;
         let for_all = IMAGES - IMAGES_OF_CACHE;
         let mut wanted: Vec<(usize, &str)> =
             (0..wanted_by_pool).map(|place| (first_of_pool(node) + place, "Warm")).collect();
-        wanted.extend((0..IMAGES_OF_CACHE - 1).map(|place| (for_all + place, "Warm")));
+        wanted.extend((0..FOR_ALL).map(|place| (for_all + place, "Warm")));
         match added {
             Added::No => {}
             Added::Pulling => wanted.push((IMAGES - 1, "Pulling")),
@@ -188,7 +244,7 @@ impl Population {
     }
 
     /// A workload that has the image of its number.
-    pub(super) fn deployment(&self, number: usize) -> (String, Value) {
+    fn deployment(&self, number: usize) -> (String, Value) {
         let (namespace, name) = (team(number), format!("app-{number}"));
         let object = json!({
             "apiVersion": "apps/v1", "kind": "Deployment",
@@ -202,7 +258,7 @@ impl Population {
     }
 
     /// One of the pods of a workload, on some node.
-    pub(super) fn pod(&self, number: usize) -> (String, Value) {
+    fn pod(&self, number: usize) -> (String, Value) {
         let workload = number % IMAGES;
         let namespace = team(workload);
         let mut spec = pod_spec(workload);
@@ -222,7 +278,16 @@ impl Population {
             let selector = json!({"pool": pool_name(pool)});
             cache(number, IMAGES_OF_CACHE, selector, nodes)
         });
-        of_pools.chain([cache(CACHES, IMAGES_OF_CACHE - 1, json!({}), self.nodes)]).collect()
+        of_pools.chain([cache(CACHES, FOR_ALL, json!({}), self.nodes + 1)]).collect()
+    }
+
+    /// The ImageCache of one image that selects nodes by a label which nearly none has, and so many nodes.
+    pub(super) fn late(&self, nodes: usize) -> Cache {
+        let (key, value) = LATE;
+        let mut cache = cache(0, 1, json!({key: value}), nodes);
+        cache.name = "late".to_owned();
+        cache.object["metadata"]["name"] = "late".into();
+        cache
     }
 
     /// The edit of the ImageCache for all nodes.
