@@ -1,4 +1,4 @@
-//! `cargo bench -p simulation`: how nodes share at sizes that no machine has. What is simulated, and how: docs/benchmarks.md.
+//! `cargo bench -p simulation`: how nodes share at sizes that no machine has. What is simulated, and how: docs/testing.md.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ struct Arguments {
     /// How many nodes, each number in a run of its own.
     #[arg(long, value_delimiter = ',', default_value = "10,100,1000,10000")]
     nodes: Vec<usize>,
-    /// Only these; with them, docs/benchmarks.md is left alone.
+    /// Only these kinds of scenario.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Kind>,
     /// All that is random follows from this number.
@@ -24,7 +24,7 @@ struct Arguments {
     /// Length of the blob, in MiB.
     #[arg(long, default_value_t = 64)]
     size: u64,
-    /// Write the table and the picture into docs/.
+    /// Put the table into docs/benchmarks.md, and the picture beside it.
     #[arg(long)]
     write: bool,
     /// What cargo adds to every benchmark.
