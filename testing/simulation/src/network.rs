@@ -297,13 +297,13 @@ impl Network {
     }
 
     /// Bytes that came to a zone from the others.
-    pub fn into_zone(&self, zone: usize) -> u64 {
+    pub fn carried_into_zone(&self, zone: usize) -> u64 {
         let state = self.state();
         (0..self.plan.zones).map(|from| state.links[self.between(from, zone)].bytes).sum()
     }
 
     /// Bytes that the origin has sent.
-    pub fn from_origin(&self) -> u64 {
+    pub fn carried_from_origin(&self) -> u64 {
         self.state().links.last().map_or(0, |link| link.bytes)
     }
 
