@@ -276,7 +276,8 @@ impl Cluster {
             seconds: Spread::of(there().filter_map(seconds).map(|(_, seconds)| seconds)),
             times: Spread::of(there().filter_map(seconds).map(|(host, seconds)| seconds / ideal(host))),
             origin: self.network.carried_from_origin() as f64 / blob,
-            into_zone: (0..self.scenario.zones).map(|zone| self.network.carried_into_zone(zone)).max().unwrap_or(0) as f64
+            into_zone: (0..self.scenario.zones).map(|zone| self.network.carried_into_zone(zone)).max().unwrap_or(0)
+                as f64
                 / blob,
             upload: Spread::of(counts.iter().map(|count| count.sent as f64 / blob)),
             asks: Spread::of(counts.iter().map(|count| count.asks as f64)),
