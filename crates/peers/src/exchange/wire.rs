@@ -171,7 +171,7 @@ const ELSEWHERE: u8 = 4;
 const NAMES: usize = 1024;
 
 impl Frame {
-    /// The frame on the wire. For bytes, [`bytes_head`] avoids the copy.
+    /// The frame on the wire. For bytes, `bytes_head` avoids the copy.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(HEAD + 16);
         match self {
