@@ -7,6 +7,7 @@
 //! and writes. Of several replicas the one that holds the Lease writes; the others follow, so as to take over at once.
 #![forbid(unsafe_code)]
 
+mod apply;
 mod discovery;
 mod failures;
 mod follow;

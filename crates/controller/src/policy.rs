@@ -3,15 +3,14 @@ use std::time::{Duration, Instant};
 
 use api::conditions::{self, Finding, READY, Status};
 use api::{CachePolicy, CachePolicyStatus, names};
-use apiserver::{Need, Session, reason};
+use apiserver::Session;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::FIELD_MANAGER;
+use crate::apply::apply_status;
 use crate::index::Index;
-use crate::metrics::{Metrics, Write};
+use crate::metrics::Metrics;
 
 /// Between two writes of which the second brings only figures, and more of it for each node: every node's agent hears of each write.
 const REST_OF_FIGURES: Duration = Duration::from_secs(60);
@@ -20,9 +19,6 @@ const REST_PER_NODE: Duration = Duration::from_millis(100);
 /// How long after it failed a write is tried again, and how long what was written may take to come back by the watch.
 const RETRY: Duration = Duration::from_secs(5);
 const ECHO: Duration = Duration::from_secs(10);
-
-/// How long a write may take.
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// What the status of the CachePolicy says of images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,11 +94,9 @@ impl PolicyWriter {
                 return false;
             }
         }
-        let applied = tokio::time::timeout(LIMIT, self.apply(status)).await;
-        let applied = applied.unwrap_or_else(|_| Err("the API server does not answer".to_owned()));
-        let result = if applied.is_ok() { "done" } else { "failed" };
-        self.metrics.writes.get_or_create(&Write { kind: "CachePolicy", result }).inc();
-        match applied {
+        let object = (names::POLICY, Api::<CachePolicy>::all);
+        let written = apply_status(&self.session, &self.metrics, "CachePolicy", object, json!(status)).await;
+        match written {
             Ok(()) => {
                 (self.told, self.not_before) = (None, None);
                 self.written = Some((status.clone(), Instant::now()));
@@ -115,24 +109,6 @@ impl PolicyWriter {
                 }
                 self.not_before = Some(Instant::now() + RETRY);
                 true
-            }
-        }
-    }
-
-    async fn apply(&self, status: &CachePolicyStatus) -> Result<(), String> {
-        let client = self.session.client().await.map_err(|error| error.to_string())?;
-        let patch = json!({
-            "apiVersion": "larder.dev/v1alpha1", "kind": "CachePolicy", "metadata": {"name": names::POLICY}, "status": status,
-        });
-        // The status is nobody else's: whatever others wrote there is taken over.
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        match Api::<CachePolicy>::all(client).patch_status(names::POLICY, &params, &Patch::Apply(&patch)).await {
-            Ok(_) => Ok(()),
-            // It was deleted meanwhile.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => {
-                self.session.failed(&error);
-                Err(reason(&error, &Need::of::<CachePolicy>("patch", None).part("status")))
             }
         }
     }

@@ -3,17 +3,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{Upstream, UpstreamSpec, UpstreamStatus};
-use apiserver::{Need, Session, reason};
+use apiserver::Session;
 use futures_util::future::BoxFuture;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::FIELD_MANAGER;
+use crate::apply::apply_status;
 use crate::follow::Followed;
-use crate::metrics::{Metrics, Write};
+use crate::metrics::Metrics;
 use crate::run::now;
 use crate::upstreams::{Answered, Answers};
 
@@ -23,8 +22,7 @@ const AT_ONCE: usize = 8;
 const LOOK: Duration = Duration::from_secs(60);
 /// Between two looks at least.
 const REST: Duration = Duration::from_secs(1);
-/// How long a write may take, and how long after it failed it is tried again.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long after it failed a write is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long what was written may take to come back by the watch.
 const ECHO: Duration = Duration::from_secs(10);
@@ -134,11 +132,10 @@ impl Attendance {
                 next = Some(*when + ECHO);
                 continue;
             }
-            let applied = tokio::time::timeout(LIMIT, self.apply(&name, &status)).await;
-            let applied = applied.unwrap_or_else(|_| Err("the API server does not answer".to_owned()));
-            let result = if applied.is_ok() { "done" } else { "failed" };
-            self.metrics.writes.get_or_create(&Write { kind: "Upstream", result }).inc();
-            match applied {
+            // Of the status this part is nobody else's; whether it is in use the registry says, under a name of its own.
+            let object = (&*name, Api::<Upstream>::all);
+            let written = apply_status(&self.session, &self.metrics, "Upstream", object, json!(status)).await;
+            match written {
                 Ok(()) => {
                     self.told = None;
                     self.written.insert(name, (status, Instant::now()));
@@ -154,23 +151,5 @@ impl Attendance {
             }
         }
         next
-    }
-
-    async fn apply(&self, name: &str, status: &UpstreamStatus) -> Result<(), String> {
-        let client = self.session.client().await.map_err(|error| error.to_string())?;
-        let patch = json!({
-            "apiVersion": "larder.dev/v1alpha1", "kind": "Upstream", "metadata": {"name": name}, "status": status,
-        });
-        // Of the status this part is nobody else's; whether it is in use the registry says, under a name of its own.
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        match Api::<Upstream>::all(client).patch_status(name, &params, &Patch::Apply(&patch)).await {
-            Ok(_) => Ok(()),
-            // It was deleted meanwhile.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => {
-                self.session.failed(&error);
-                Err(reason(&error, &Need::of::<Upstream>("patch", None).part("status")))
-            }
-        }
     }
 }

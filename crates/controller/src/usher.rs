@@ -2,14 +2,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{NodeCache, NodeTurns};
-use apiserver::{Need, Session, reason};
+use apiserver::Session;
 use futures_util::StreamExt;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::FIELD_MANAGER;
-use crate::metrics::{Metrics, Write};
+use crate::apply::apply_status;
+use crate::metrics::Metrics;
 use crate::rota::{Change, Rota};
 
 /// Writes that are on their way at once.
@@ -17,9 +16,6 @@ const AT_ONCE: usize = 16;
 
 /// How long after some failed writes are tried again.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// How long a write may take.
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// Gives nodes their turns: writes them into their NodeCaches.
 pub(crate) struct Usher {
@@ -45,10 +41,11 @@ impl Usher {
     pub async fn write(&mut self, changes: Vec<Change>) {
         let (session, metrics) = (&self.session, &self.metrics);
         let write = |change: Change| async move {
-            let written = tokio::time::timeout(LIMIT, apply(session, &change)).await;
-            let written = written.unwrap_or_else(|_| Err("the API server does not answer".to_owned()));
-            let result = if written.is_ok() { "done" } else { "failed" };
-            metrics.writes.get_or_create(&Write { kind: "NodeCache", result }).inc();
+            // Without turns, the field goes. Without an agent, there is nothing to write to.
+            let turns = (!change.turns.is_empty()).then(|| NodeTurns::from(&change.turns));
+            let status = turns.map_or_else(|| json!({}), |turns| json!({ "turns": turns }));
+            let object = (&*change.node, Api::<NodeCache>::all);
+            let written = apply_status(session, metrics, "NodeCache", object, status).await;
             (change, written)
         };
         let mut writes = futures_util::stream::iter(changes.into_iter().map(write)).buffer_unordered(AT_ONCE);
@@ -68,29 +65,6 @@ impl Usher {
                     self.not_before = Some(Instant::now() + RETRY);
                 }
             }
-        }
-    }
-}
-
-async fn apply(session: &Session, change: &Change) -> Result<(), String> {
-    let client = session.client().await.map_err(|error| error.to_string())?;
-    let caches: Api<NodeCache> = Api::all(client);
-    // Without turns, the field goes.
-    let turns = (!change.turns.is_empty()).then(|| NodeTurns::from(&change.turns));
-    let mut patch = json!({
-        "apiVersion": "larder.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": &*change.node}, "status": {},
-    });
-    if let Some(turns) = turns {
-        patch["status"] = json!({ "turns": turns });
-    }
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    match caches.patch_status(&change.node, &params, &Patch::Apply(&patch)).await {
-        Ok(_) => Ok(()),
-        // It has no agent any more.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => {
-            session.failed(&error);
-            Err(reason(&error, &Need::of::<NodeCache>("patch", None).part("status")))
         }
     }
 }

@@ -3,14 +3,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{ImageCache, ImageCacheStatus};
-use apiserver::{Need, Session, reason};
+use apiserver::Session;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::FIELD_MANAGER;
+use crate::apply::apply_status;
 use crate::index::CacheKey;
-use crate::metrics::{Metrics, Write};
+use crate::metrics::Metrics;
 
 /// Between two writes to an object at least.
 const REST: Duration = Duration::from_secs(1);
@@ -25,9 +24,6 @@ const RETRY_AT_MOST: Duration = Duration::from_secs(60);
 
 /// How long what was written may take to come back by the watch. What has not come back by then was changed by somebody else.
 const ECHO: Duration = Duration::from_secs(10);
-
-/// How long a write may take.
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// Writes statuses, each only when it has changed and at most once a second.
 pub(crate) struct Writer {
@@ -84,14 +80,10 @@ impl Writer {
 
     /// Writes one, and says when it may be written again.
     async fn write_one(&mut self, key: CacheKey, status: ImageCacheStatus) -> Instant {
-        let applied = match tokio::time::timeout(LIMIT, self.apply(&key, &status)).await {
-            Ok(applied) => applied,
-            Err(_) => Err("the API server does not answer".to_owned()),
-        };
+        let api = |client| Api::<ImageCache>::namespaced(client, &key.namespace);
+        let written = apply_status(&self.session, &self.metrics, "ImageCache", (&key.name, api), json!(status)).await;
         let now = Instant::now();
-        let result = if applied.is_ok() { "done" } else { "failed" };
-        self.metrics.writes.get_or_create(&Write { kind: "ImageCache", result }).inc();
-        match applied {
+        match written {
             Ok(()) => {
                 self.told = None;
                 let figures_not_before = now + REST.max(REST_OF_FIGURES * status.nodes);
@@ -112,27 +104,6 @@ impl Writer {
                     Written { status: None, not_before, figures_not_before: not_before, failures: failures + 1 };
                 self.written.insert(key, written);
                 not_before
-            }
-        }
-    }
-
-    async fn apply(&self, key: &CacheKey, status: &ImageCacheStatus) -> Result<(), String> {
-        let client = self.session.client().await.map_err(|error| error.to_string())?;
-        let caches: Api<ImageCache> = Api::namespaced(client, &key.namespace);
-        let patch = json!({
-            "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache",
-            "metadata": {"namespace": key.namespace, "name": key.name},
-            "status": status,
-        });
-        // The status is nobody else's: whatever others wrote there is taken over.
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        match caches.patch_status(&key.name, &params, &Patch::Apply(&patch)).await {
-            Ok(_) => Ok(()),
-            // It was deleted meanwhile.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => {
-                self.session.failed(&error);
-                Err(reason(&error, &Need::of::<ImageCache>("patch", None).part("status")))
             }
         }
     }
