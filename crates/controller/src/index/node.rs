@@ -3,27 +3,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
 use super::Texts;
-use super::part::{AllLabels, Part};
+use super::part::{AllLabels, Conditions, Part};
 
 /// A node, of which no more is read than what is kept: most of it is the images that kubelet tells of.
-pub type Node = Part<v1::Node, AllLabels, NodeSpec, NodeStatus>;
+pub type Node = Part<v1::Node, AllLabels, NodeSpec, Conditions>;
 
 /// What keeps pods off a node.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct NodeSpec {
     taints: Option<Vec<v1::Taint>>,
-}
-
-/// How a node is.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct NodeStatus {
-    conditions: Option<Vec<NodeCondition>>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct NodeCondition {
-    r#type: String,
-    status: String,
 }
 
 /// What is kept of a node.
@@ -51,8 +39,7 @@ impl KnownNode {
             taints: taints.map(warm::Taint::from).collect(),
         };
         let uid = metadata.uid.as_deref().filter(|_| kept.is_warming()).map(Box::from);
-        let mut conditions = node.status.conditions.iter().flatten();
-        let away = conditions.any(|one| one.r#type == "Ready" && one.status != "True");
+        let away = node.status.any("Ready", |status| status != "True");
         KnownNode { node: kept, created: metadata.creation_timestamp.clone(), uid, away }
     }
 }

@@ -33,6 +33,25 @@ impl From<Nothing> for Option<BTreeMap<String, String>> {
     }
 }
 
+/// The status of an object of Kubernetes itself, of which its conditions are read.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Conditions {
+    conditions: Option<Vec<Condition>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Condition {
+    r#type: String,
+    status: String,
+}
+
+impl Conditions {
+    /// Whether there is one of this type with a status of which that holds.
+    pub(super) fn any(&self, kind: &str, holds: impl Fn(&str) -> bool) -> bool {
+        self.conditions.iter().flatten().any(|one| one.r#type == kind && holds(&one.status))
+    }
+}
+
 /// All labels are read.
 pub type AllLabels = Option<BTreeMap<String, String>>;
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use warm::Labels;
 
 use super::Texts;
-use super::part::{AllLabels, Part};
+use super::part::{AllLabels, Conditions, Part};
 use super::pod::PodSpec;
 
 /// Which workload.
@@ -78,7 +78,7 @@ pub type StatefulSet = Part<apps::v1::StatefulSet, AllLabels, Makes>;
 /// A DaemonSet.
 pub type DaemonSet = Part<apps::v1::DaemonSet, AllLabels, Makes>;
 /// A Job.
-pub type Job = Part<batch::v1::Job, AllLabels, Makes, JobStatus>;
+pub type Job = Part<batch::v1::Job, AllLabels, Makes, Conditions>;
 /// A CronJob.
 pub type CronJob = Part<batch::v1::CronJob, AllLabels, MakesJobs>;
 
@@ -103,18 +103,6 @@ pub struct MakesJobs {
 #[derive(Clone, Debug, Default, Deserialize)]
 struct JobTemplate {
     spec: Option<Makes>,
-}
-
-/// How a Job is.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct JobStatus {
-    conditions: Option<Vec<JobCondition>>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct JobCondition {
-    r#type: String,
-    status: String,
 }
 
 impl Makes {
@@ -151,9 +139,8 @@ impl Template for Job {
     const KIND: WorkloadKind = WorkloadKind::Job;
 
     fn parts(&self) -> (&ObjectMeta, Option<&PodSpec>) {
-        let mut conditions = self.status.conditions.iter().flatten();
         // A Job that has ended makes no pods any more, and there may be very many.
-        let ended = conditions.any(|one| matches!(&*one.r#type, "Complete" | "Failed") && one.status == "True");
+        let ended = ["Complete", "Failed"].iter().any(|kind| self.status.any(kind, |status| status == "True"));
         (self.metadata(), self.spec.pod().filter(|_| !ended))
     }
 }
