@@ -8,9 +8,6 @@ use oci::Digest;
 use crate::runtime::{Runtime, RuntimeKind};
 use crate::settings::Settings;
 
-/// The content store below containerd's root.
-pub(crate) const CONTENT: &str = "io.containerd.content.v1.content";
-
 /// containerd's content store, read and never written. A file appears under its digest by rename
 /// once it is whole, and never changes.
 #[derive(Debug, Clone)]
@@ -24,7 +21,7 @@ impl ContentStore {
     pub fn find(settings: &Settings, runtimes: &[Runtime]) -> Option<ContentStore> {
         runtimes.iter().find_map(|runtime| match &runtime.kind {
             RuntimeKind::Containerd(config) => Some(ContentStore {
-                blobs: settings.on_host(&config.root.join(CONTENT).join("blobs")),
+                blobs: settings.on_host(&config.content().join("blobs")),
                 keeps: !config.discard_unpacked_layers,
             }),
             RuntimeKind::Crio => None,

@@ -68,6 +68,11 @@ pub struct ContainerdConfig {
 }
 
 impl ContainerdConfig {
+    /// The folder of its content store, as the host sees it.
+    pub fn content(&self) -> PathBuf {
+        self.root.join("io.containerd.content.v1.content")
+    }
+
     /// The directories in which containerd finds hosts.toml files as it runs, in its order; none if it finds none.
     pub fn roots(&self) -> &[PathBuf] {
         match (&self.config_path, self.pull_path) {

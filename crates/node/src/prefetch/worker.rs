@@ -18,7 +18,6 @@ use super::metrics::Metrics;
 use super::queue::Heard;
 use super::report::Report;
 use super::tidying::Tidying;
-use crate::content::CONTENT;
 use crate::cri::{Cri, CriError, Mark, Marks, Remembered};
 use crate::runtime::{Runtime, RuntimeKind, detect};
 use crate::settings::under;
@@ -125,15 +124,15 @@ pub async fn keep(
     }
 }
 
-/// Waits for a runtime: containerd where there are several, as it can pin.
 /// A runtime.
 struct Found {
     cri: Cri,
     marks: Marks,
-    /// Its content store, if it has one, as this process sees it.
+    /// The folder of its content, where it has one, as this process sees it.
     content: Option<PathBuf>,
 }
 
+/// Waits for a runtime: containerd where there are several, as it can pin.
 async fn find_runtime(host_root: &Path) -> Found {
     let mut told = String::new();
     loop {
@@ -156,9 +155,7 @@ async fn find_runtime(host_root: &Path) -> Found {
 fn open(host_root: &Path, runtime: &Runtime) -> Result<Found, CriError> {
     let socket = under(host_root, &runtime.socket);
     let (marks, content) = match &runtime.kind {
-        RuntimeKind::Containerd(config) => {
-            (Marks::of_containerd(&socket)?, Some(under(host_root, &config.root.join(CONTENT))))
-        }
+        RuntimeKind::Containerd(config) => (Marks::of_containerd(&socket)?, Some(under(host_root, &config.content()))),
         RuntimeKind::Crio => {
             tracing::info!("CRI-O lets nobody pin images: kubelet may remove what is ready, and it is pulled again");
             (Marks::in_memory(), None)
@@ -183,6 +180,7 @@ struct Worker {
     /// One at most. Gives what it has removed.
     cleaning: JoinSet<Vec<Removable>>,
     clean_after: Instant,
+    /// The folder of its content, where it has one, as this process sees it.
     content: Option<PathBuf>,
     /// A folder whose filesystem images are on, as this process sees it.
     folder: Option<PathBuf>,
