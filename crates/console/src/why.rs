@@ -69,9 +69,9 @@ pub fn why(
         let cache = caches.iter().find(|cache| node_of(cache) == &*node.name);
         let mut because = Vec::new();
         let view = View { image, holders: &holders, agents: !caches.is_empty(), known, policy };
-        let from = view.place(node, cache, &mut because);
-        let told_private = cache.and_then(|cache| entry(cache, image)).is_some_and(|told| told.private);
-        if told_private || is_private(image_caches, &name) {
+        let told = cache.and_then(|cache| entry(cache, image));
+        let from = view.place(node, cache, told, &mut because);
+        if told.is_some_and(|told| told.private) || is_private(image_caches, &name) {
             because.push("The origin gives it to nobody without a credential: a pod needs a pull secret that the origin accepts.".to_owned());
         }
         for wanting in image_caches {
@@ -99,8 +99,13 @@ struct View<'a> {
 
 impl View<'_> {
     /// Where it comes from on a node.
-    fn place(&self, node: &Node, cache: Option<&NodeCache>, because: &mut Vec<String>) -> Place {
-        let told = cache.and_then(|cache| entry(cache, self.image));
+    fn place(
+        &self,
+        node: &Node,
+        cache: Option<&NodeCache>,
+        told: Option<&NodeImage>,
+        because: &mut Vec<String>,
+    ) -> Place {
         because.extend(told.and_then(sentence));
         if self.holders.contains(&&*node.name) {
             because.push("The runtime has it: a pod starts without a pull, unless its pull policy is Always, which only asks what the tag means.".to_owned());
