@@ -5,7 +5,7 @@ mod page;
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -54,7 +54,7 @@ fn testbed(command: &str) -> String {
 fn shell(root: &Path, script: &str) -> Command {
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", script]).current_dir(root).stdin(Stdio::null());
-    command.env("LARDER_TESTBED_NAME", NAME).env("TMPDIR", PathBuf::from("/tmp"));
+    command.env("LARDER_TESTBED_NAME", NAME);
     command
 }
 
