@@ -1,4 +1,5 @@
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -133,24 +134,18 @@ pub enum Part {
 }
 
 impl Part {
-    /// What goes over the wire; `None` where it cannot be read.
-    pub(super) async fn encode(self) -> Option<Bytes> {
+    /// What goes over the wire, unless it cannot be read.
+    async fn encode(self) -> io::Result<Bytes> {
         let Stretch { place, from, length } = match self {
-            Part::Frame(frame) => return Some(frame.encode()),
+            Part::Frame(frame) => return Ok(frame.encode()),
             Part::Bytes(stretch) => stretch,
         };
         match place {
             Place::Memory(all) => {
-                let part = all.get(from as usize..from as usize + length)?;
-                Some(Frame::Bytes(all.slice_ref(part)).encode())
+                let part = all.get(from as usize..from as usize + length).ok_or(io::ErrorKind::UnexpectedEof)?;
+                Ok(Frame::Bytes(all.slice_ref(part)).encode())
             }
-            Place::File(file) => match read_behind(&wire::bytes_head(length), &file, from, length).await {
-                Ok(buffer) => Some(Bytes::from(buffer)),
-                Err(error) => {
-                    tracing::warn!(%error, "a piece cannot be read");
-                    None
-                }
-            },
+            Place::File(file) => Ok(read_behind(&wire::bytes_head(length), &file, from, length).await?.into()),
         }
     }
 }
@@ -209,6 +204,17 @@ impl Giving {
             running: None,
             ended: false,
             _running: swarm.metrics.upload(),
+        }
+    }
+
+    /// The next part of the body as it goes over the wire; `None` at its end, and where it cannot be read.
+    pub(super) async fn next_encoded(&mut self) -> Option<Bytes> {
+        match self.next().await?.encode().await {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                tracing::warn!(digest = %self.query.digest, %error, "a piece cannot be read");
+                None
+            }
         }
     }
 

@@ -155,7 +155,7 @@ fn redirect(holders: &[NodeId]) -> Response<Body> {
 
 fn frames(giving: Giving) -> Response<Body> {
     let stream = futures_util::stream::unfold(giving, |mut giving| async move {
-        let bytes = giving.next().await?.encode().await?;
+        let bytes = giving.next_encoded().await?;
         Some((Ok(hyper::body::Frame::data(bytes)), giving))
     });
     let mut response = Response::new(StreamBody::new(stream.fuse()).boxed_unsync());
