@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use testbed::{Cluster, Machine, has_condition, wait_for};
 
 /// Where a node's larder finds the way to the API server.
@@ -14,15 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The line of docs/node.md before the rules of RBAC that agents need.
 const BEFORE_RULES: &str = "What the agents may do, and no more:";
 
-const ACCOUNT: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: larder}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: larder-node, namespace: larder}
----
+/// What gives agents the rights of their ClusterRole.
+const BINDING: &str = "
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: larder-node}
@@ -52,8 +45,18 @@ pub fn install_definitions(cluster: &Cluster) -> Result<()> {
 /// # Errors
 /// The documentation has none, or the API server refuses them.
 pub fn make_account(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl().apply(ACCOUNT)?;
+    make_service_account(cluster, "larder-node")?;
+    cluster.kubectl().apply(BINDING)?;
     cluster.kubectl().apply(&documented_role()?)
+}
+
+/// Makes an account of the namespace `larder`, and that too.
+pub(crate) fn make_service_account(cluster: &Cluster, name: &str) -> Result<()> {
+    let account = format!(
+        "{{apiVersion: v1, kind: Namespace, metadata: {{name: larder}}}}\n---\n\
+         {{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {name}, namespace: larder}}}}\n"
+    );
+    cluster.kubectl().apply(&account)
 }
 
 /// Lets who is on a machine be that account, by a kubeconfig at [`KUBECONFIG`].
@@ -70,18 +73,23 @@ pub fn give_account(cluster: &Cluster, machine: &Machine) -> Result<()> {
 /// The account is not there.
 pub fn act_as(cluster: &Cluster, machine: &Machine, account: &str, kubeconfig: &str) -> Result<()> {
     let token = cluster.kubectl().run(&["create", "token", account, "-n", "larder"])?;
+    let server = json!({
+        "server": cluster.server(), "certificate-authority": "/etc/ssl/certs/ca-certificates.crt",
+    });
+    write_kubeconfig(machine, kubeconfig, &server, &json!({"token": token.trim()}))
+}
+
+/// Writes a kubeconfig for who is on a machine: of this cluster, and as this user.
+pub(crate) fn write_kubeconfig(machine: &Machine, path: &str, cluster: &Value, user: &Value) -> Result<()> {
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "larder",
         "contexts": [{"name": "larder", "context": {"cluster": "here", "user": "larder"}}],
-        "clusters": [{"name": "here", "cluster": {
-            "server": cluster.server(),
-            "certificate-authority": "/etc/ssl/certs/ca-certificates.crt",
-        }}],
-        "users": [{"name": "larder", "user": {"token": token.trim()}}],
+        "clusters": [{"name": "here", "cluster": cluster}],
+        "users": [{"name": "larder", "user": user}],
     });
-    machine.write(kubeconfig, &config.to_string())
+    machine.write(path, &config.to_string())
 }
 
 /// The objects of docs/controller.md by which the controller's account has its rights.

@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use testbed::{Cluster, Machine};
 
+use crate::account::write_kubeconfig;
+
 /// How the API server is for those who come by a [`Between`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
@@ -93,13 +95,8 @@ impl Between {
     /// # Errors
     /// The file cannot be written.
     pub fn lead(&self, machine: &Machine, kubeconfig: &str) -> Result<()> {
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "larder",
-            "contexts": [{"name": "larder", "context": {"cluster": "here", "user": "larder"}}],
-            "clusters": [{"name": "here", "cluster": {"server": format!("http://{}", self.address)}}],
-            "users": [{"name": "larder", "user": {}}],
-        });
-        machine.write(kubeconfig, &config.to_string())
+        let server = json!({"server": format!("http://{}", self.address)});
+        write_kubeconfig(machine, kubeconfig, &server, &json!({}))
     }
 
     /// From now on it is so, also for who is connected, and nobody dies any more.

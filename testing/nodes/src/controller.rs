@@ -4,24 +4,14 @@ use anyhow::Result;
 use testbed::larder::binary;
 use testbed::{Cluster, Launch, Machine, Process};
 
-use crate::account::act_as;
-
-const ACCOUNT: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: larder}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: larder-controller, namespace: larder}
-";
+use crate::account::{act_as, make_service_account};
 
 /// Makes the account of controllers, with these rights: those of [`controller_rights`](crate::controller_rights), or fewer.
 ///
 /// # Errors
 /// The API server refuses them.
 pub fn make_controller_account(cluster: &Cluster, rights: &str) -> Result<()> {
-    cluster.kubectl().apply(ACCOUNT)?;
+    make_service_account(cluster, "larder-controller")?;
     cluster.kubectl().apply(rights)
 }
 

@@ -4,6 +4,7 @@ mod account;
 mod agent;
 mod between;
 mod controller;
+mod objects;
 mod peering;
 mod puller;
 
@@ -13,6 +14,7 @@ pub use account::{
 pub use agent::{Agent, MIRROR, Registry, await_ready, is_ready, metric};
 pub use between::{Between, Death, Fate, Mode};
 pub use controller::{Controller, make_controller_account};
+pub use objects::{make_node, taints, tell};
 pub use peering::{certify, certify_roles, give_certificate, member, peering};
 pub use puller::{Puller, Way};
 pub use testbed::larder::binary;

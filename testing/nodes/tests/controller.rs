@@ -3,31 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nodes::{Controller, await_ready, metric};
+use nodes::{Controller, await_ready, make_node, metric, taints, tell};
 use serde_json::{Value, json};
 use testbed::{ClusterSpec, Kubectl, Machine, wait_for, with_cluster};
 
 const PATIENCE: Duration = Duration::from_secs(180);
-
-fn node(kubectl: &Kubectl, name: &str, taints: Value) -> Result<()> {
-    let node = json!({
-        "apiVersion": "v1", "kind": "Node",
-        "metadata": {"name": name, "labels": {"pool": "web"}}, "spec": {"taints": taints},
-    });
-    kubectl.apply(&node.to_string())
-}
-
-/// Writes what an agent would.
-fn tell(kubectl: &Kubectl, node: &str, images: &[(&str, &str)]) -> Result<()> {
-    let object = json!({"apiVersion": "larder.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": node}});
-    kubectl.apply(&object.to_string())?;
-    let images: Vec<_> = images.iter().map(|(image, state)| json!({"image": image, "state": state})).collect();
-    let ready = json!({
-        "type": "Ready", "status": "True", "reason": "Working", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
-    });
-    let status = json!({"status": {"conditions": [ready], "images": images}}).to_string();
-    kubectl.run(&["patch", "nodecache", node, "--subresource=status", "--type=merge", "-p", &status]).map(drop)
-}
 
 fn status(kubectl: &Kubectl, name: &str) -> Result<Value> {
     Ok(kubectl.json(&["get", "imagecache", "-n", "shop", name])?["status"].take())
@@ -50,12 +30,6 @@ fn await_message(kubectl: &Kubectl, name: &str, message: &str) -> Result<Value> 
     await_status(kubectl, name, message, |status| {
         condition(status, "Warm").is_some_and(|warm| warm["message"] == message)
     })
-}
-
-fn taints(kubectl: &Kubectl, node: &str) -> Result<Vec<String>> {
-    let node = kubectl.json(&["get", "node", node])?;
-    let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    Ok(taints.iter().filter_map(|taint| taint["key"].as_str().map(str::to_owned)).collect())
 }
 
 fn await_released(kubectl: &Kubectl, name: &str) -> Result<()> {
@@ -90,8 +64,8 @@ fn statuses_gates_and_leaders() -> Result<()> {
         // What the nodes tell is summed up, and the images of workloads are known before their pods.
         let taint =
             json!([{"key": "larder.dev/warming", "effect": "NoSchedule"}, {"key": "gpu", "effect": "NoSchedule"}]);
-        node(kubectl, "n1", json!([]))?;
-        node(kubectl, "n2", json!([]))?;
+        make_node(kubectl, "n1", &json!([]))?;
+        make_node(kubectl, "n2", &json!([]))?;
         tell(kubectl, "n1", &[("quay.io/acme/a:1", "Warm")])?;
         let web = json!({
             "apiVersion": "larder.dev/v1alpha1", "kind": "ImageCache", "metadata": {"namespace": "shop", "name": "web"},
@@ -130,13 +104,13 @@ fn statuses_gates_and_leaders() -> Result<()> {
         ensure!(columns.split_whitespace().collect::<Vec<_>>()[1..6] == ["3", "2", "2", "0", "True"], "{columns}");
 
         // A node waits until it is warm; the other taint stays. One whose time is over goes on with an event.
-        node(kubectl, "n3", taint.clone())?;
+        make_node(kubectl, "n3", &taint)?;
         await_message(kubectl, "web", "2 of 3 nodes have every image")?;
         ensure!(taints(kubectl, "n3")?.contains(&"larder.dev/warming".to_owned()));
         tell(kubectl, "n3", &warm)?;
         await_released(kubectl, "n3")?;
         ensure!(taints(kubectl, "n3")?.contains(&"gpu".to_owned()), "the other taint stays");
-        node(kubectl, "n4", taint)?;
+        make_node(kubectl, "n4", &taint)?;
         await_released(kubectl, "n4")?;
         wait_for("an event says why", PATIENCE, || {
             let which = "--field-selector=reason=WarmingTimeout,involvedObject.name=n4";

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nodes::{Between, Controller, Death, Fate, Mode, await_ready, metric};
+use nodes::{Between, Controller, Death, Fate, Mode, await_ready, make_node, metric, taints, tell};
 use serde_json::{Value, json};
 use testbed::{ClusterSpec, Kubectl, Machine, wait_for, with_cluster};
 
@@ -17,24 +17,10 @@ fn rolled(round: usize) -> String {
     format!("ghcr.io/acme/rolled:{round}")
 }
 
-fn node(kubectl: &Kubectl, name: &str) -> Result<()> {
-    let taints = json!([{"key": "larder.dev/warming", "effect": "NoSchedule"}, {"key": "gpu", "effect": "NoSchedule"}]);
-    let node = json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"pool": "web"}}, "spec": {"taints": taints},
-    });
-    kubectl.apply(&node.to_string())
-}
-
-/// Writes what the agent of a node would that has everything.
-fn tell(kubectl: &Kubectl, node: &str, images: &[&str]) -> Result<()> {
-    let object = json!({"apiVersion": "larder.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": node}});
-    kubectl.apply(&object.to_string())?;
-    let images: Vec<_> = images.iter().map(|image| json!({"image": image, "state": "Warm"})).collect();
-    let ready = json!({
-        "type": "Ready", "status": "True", "reason": "Working", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
-    });
-    let status = json!({"status": {"conditions": [ready], "images": images}}).to_string();
-    kubectl.run(&["patch", "nodecache", node, "--subresource=status", "--type=merge", "-p", &status]).map(drop)
+/// Writes what the agent of a node would that has all of these images.
+fn tell_warm(kubectl: &Kubectl, node: &str, images: &[&str]) -> Result<()> {
+    let images: Vec<_> = images.iter().map(|image| (*image, "Warm")).collect();
+    tell(kubectl, node, &images)
 }
 
 fn cache(name: &str, spec: &Value) -> String {
@@ -67,22 +53,18 @@ fn is_open(kubectl: &Kubectl, node: &str) -> Result<bool> {
     Ok(!taints(kubectl, node)?.contains(&"larder.dev/warming".to_owned()))
 }
 
-fn taints(kubectl: &Kubectl, node: &str) -> Result<Vec<String>> {
-    let node = kubectl.json(&["get", "node", node])?;
-    let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    Ok(taints.iter().filter_map(|taint| taint["key"].as_str().map(str::to_owned)).collect())
-}
-
 /// A rollout, and a node that is to be open when it is warm, with a controller that dies at a step of that, unless there are fewer; whether there are not.
 fn roll_and_die(world: &World<'_>, round: usize, (step, death): (usize, Death)) -> Result<bool> {
     let World { kubectl, between, controller } = world;
     let (image, name) = (rolled(round), format!("n{round}"));
     let images = [LISTED, &image];
     between.die_at(step, death);
-    node(kubectl, &name)?;
+    let taints_at_first =
+        json!([{"key": "larder.dev/warming", "effect": "NoSchedule"}, {"key": "gpu", "effect": "NoSchedule"}]);
+    make_node(kubectl, &name, &taints_at_first)?;
     roll(kubectl, &image)?;
     for node in 0..=round {
-        tell(kubectl, &format!("n{node}"), &images)?;
+        tell_warm(kubectl, &format!("n{node}"), &images)?;
     }
     let dies = wait_for("it dies or has done all", PATIENCE, || {
         let is_done = is_warm(kubectl, &images, round + 1)? && is_open(kubectl, &name)?;
@@ -162,7 +144,7 @@ fn nothing_is_done_again(world: &World<'_>, machine: &Machine, nodes: usize) -> 
     let World { kubectl, controller, .. } = world;
     roll(kubectl, SETTLED)?;
     for node in 0..nodes {
-        tell(kubectl, &format!("n{node}"), &[LISTED, SETTLED])?;
+        tell_warm(kubectl, &format!("n{node}"), &[LISTED, SETTLED])?;
     }
     wait_for("all is as it stays", PATIENCE, || Ok(is_warm(kubectl, &[LISTED, SETTLED], nodes)?.then_some(())))?;
     controller.process().kill()?;
@@ -193,7 +175,7 @@ fn one_that_is_away_keeps_nobody_back(world: &World<'_>, nodes: usize) -> Result
     let more = "quay.io/acme/more:1";
     roll(kubectl, more)?;
     for node in 1..nodes {
-        tell(kubectl, &format!("n{node}"), &[LISTED, more])?;
+        tell_warm(kubectl, &format!("n{node}"), &[LISTED, more])?;
     }
     let mut last = Value::Null;
     wait_for("all but the one are warm", PATIENCE, || {
